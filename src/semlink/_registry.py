@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One generic registry: schemes, attacks, channels and data sets are all found by key."""
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from semlink._errors import SemlinkError, check_name
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A mapping from key to entry that refuses duplicates and explains unknown keys."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, key: str) -> Callable[[T], T]:
+        """Return a decorator that files its argument under ``key``; a key taken raises SemlinkError."""
+
+        def add(entry: T) -> T:
+            if key in self._entries:
+                raise SemlinkError(f"{self.kind} '{key}' is registered already; choose another key")
+            self._entries[key] = entry
+            return entry
+
+        return add
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def __getitem__(self, key: str) -> T:
+        return self._entries[check_name(self.kind, key, self._entries)]
+
+    def keys(self) -> list[str]:
+        """All keys, sorted."""
+        return sorted(self._entries)

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Black-box model inversion by a decoder trained on intercepted symbols of the attacker's images.
+
+    attacker's image ─> victim's transmitter ─> Eve's channel ─> tap ─> ImageDecoder ─> reconstruction
+                └────────────────────── mean MSE + mean perceptual distance ──────────────────┘
+
+May see: the symbols of any image she has sent (queries), through her own noise; the key if the threat grants it.
+May not see: weights, gradients, the transceiver's training images, Bob's noise.
+
+Source: S. Guo et al., "Semantic-enabled 6G communication: a task-oriented and privacy-preserving perspective",
+section IV-B: a DNN decoder on received features, trained on the sum of average MSE and average perceptual loss. The
+perceptual distance is LPIPS on VGG16 (R. Zhang et al., CVPR 2018).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from semlink.attacks.base import Attack, Tap, attacks
+from semlink.nn import ImageDecoder, Perceptual
+
+
+@attacks.register("inversion")
+class Inversion(Attack):
+    """Decoder inversion.
+
+    Args:
+        tap: what she hears.
+        width: channels of the decoder at 4x4; halved at each doubling of the side.
+        taps: VGG16 layers in the perceptual loss, 1 to 5; 0 trains on MSE alone.
+
+    Raises:
+        SemlinkError: the perceptual weights are needed and not there.
+    """
+
+    def __init__(self, tap: Tap, width: int, taps: int) -> None:
+        super().__init__(tap)
+        self.decoder = ImageDecoder(tap.features, tap.image_shape, width)
+        self.perceptual = Perceptual("vgg16", taps) if taps else None
+
+    def forward(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return ``loss``, ``mse`` and ``perceptual`` on a batch."""
+        del targets
+        drawn = self.decoder(self.tap.intercept(images, generator)).float()
+        losses = {"mse": F.mse_loss(drawn, images)}
+        if self.perceptual is not None:
+            # The originals carry no gradient and the weights are buffers, so their features build no graph.
+            losses["perceptual"] = self.perceptual(drawn, images).mean()
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+
+    def reconstruct(self, intercepted: Tensor) -> Tensor:
+        """Draw images; the linear output is clamped, so 0 and 1 are reached exactly."""
+        return self.decoder(intercepted).float().clamp(0, 1)

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making links by name, untrained or from a run folder."""
+
+import math
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from semlink import data, phy
+from semlink._errors import SemlinkError, check_name
+from semlink.bench import record
+from semlink.bench.presets import PRESETS, preset
+from semlink.schemes import Design, Key, Link, Task, schemes
+from semlink.training import checkpoint
+
+
+def make_recipe(
+    scheme: str,
+    *,
+    data: str = "digits",
+    variant: str = "default",
+    task: str | None = None,
+    channel: str = "awgn",
+    snr_db: float = 12.0,
+    channel_uses: int = 64,
+    preset: str = "cpu",
+    seed: int = 0,
+    precision: Literal["bf16", "fp32"] = "fp32",
+    key: Key | None = None,
+    **options: bool | int | float | str,
+) -> record.Recipe:
+    """Check every name and number of a link and return its recipe.
+
+    Raises:
+        SemlinkError: a name is unknown or a number makes no sense; the message says which and what would be right.
+    """
+    kind = schemes[scheme]
+    check_name("channel", channel, phy.channels.keys())
+    if not math.isfinite(snr_db):
+        raise SemlinkError(f"snr_db is {snr_db}: a finite number of dB is expected")
+    check_seed(seed)
+    if kind.secret is None and key is not None:
+        raise SemlinkError(f"scheme '{scheme}' takes no key; leave the key out")
+    shown = _description(data, variant)
+    chosen = Task.create(task, shown.image_shape, shown.kind, shown.targets)
+    if kind.secret is not None:
+        key = key or Key.for_test(seed)
+    check_name("preset", preset, PRESETS)
+    return record.Recipe(
+        scheme=scheme,
+        options=options,
+        data=data,
+        variant=variant,
+        task=chosen.kind,
+        channel=channel,
+        snr_db=snr_db,
+        channel_uses=channel_uses,
+        preset=preset,
+        seed=seed,
+        precision=precision,
+        key=key.describe() if key else None,
+    )
+
+
+def check_seed(seed: int) -> None:
+    """Raise SemlinkError unless ``seed`` fits a random generator."""
+    if not 0 <= seed < 2**63:
+        raise SemlinkError(f"seed is {seed}: a whole number from 0 to 2**63 - 1 is expected")
+
+
+def _description(name: str, variant: str) -> "data.Description":
+    check_name(f"variant of {name}", variant, data.variants(check_name("data set", name, data.names())))
+    return data.describe(name)
+
+
+def build(recipe: record.Recipe) -> Link:
+    """Return the untrained link of ``recipe``; its weights depend on the recipe's seed alone."""
+    shown = data.describe(recipe.data)
+    task = Task.create(recipe.task, shown.image_shape, shown.kind, shown.targets)
+    design = Design(task, recipe.channel_uses, preset(recipe.preset).scale(shown.image_shape[0]).backbone)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        try:
+            scheme = schemes[recipe.scheme](design, **recipe.options)
+        except TypeError as error:
+            raise SemlinkError(f"scheme '{recipe.scheme}' does not take these options: {error}") from None
+    if recipe.key and recipe.key["kind"] == "test":
+        give_key(scheme, Key.for_test(recipe.seed))
+    return Link(scheme, phy.channels[recipe.channel](), recipe.snr_db, recipe.seed)
+
+
+def give_key(scheme: torch.nn.Module, key: Key) -> None:
+    """Hand ``key`` to a scheme that works with one."""
+    scheme.key = key  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
+
+
+def create(scheme: str, **settings: str | float | int | bool | Key | None) -> Link:
+    """Return an untrained link.
+
+    Example:
+        >>> link = create("deepjscc", data="cifar10", channel="awgn", snr_db=12)
+
+    Args:
+        scheme: a key of ``semlink.schemes``.
+        settings: any of ``data, variant, task, channel, snr_db, channel_uses, preset, seed, key`` and the scheme's own
+            options.
+
+    Raises:
+        SemlinkError: a name is unknown or a number makes no sense.
+    """
+    recipe = make_recipe(scheme, **settings)  # pyright: ignore[reportArgumentType]
+    link = build(recipe)
+    if isinstance(key := settings.get("key"), Key):
+        give_key(link.scheme, key)
+    return link
+
+
+def load(folder: str | Path, key: Key | None = None) -> Link:
+    """Return the trained link of a run folder.
+
+    Args:
+        folder: where ``semlink train`` wrote.
+        key: the user's key, for a link that was trained with one; without it the receiver answers as with a wrong key.
+
+    Raises:
+        SemlinkError: the folder is no finished run, is from a newer version, or is damaged; or the key is another.
+    """
+    folder = Path(folder)
+    trained = read_run(folder)
+    link = build(trained.recipe)
+    remedy = "restore it from a copy, or remove record.json beside it and train again"
+    tensors = checkpoint.load_tensors(folder / "weights.safetensors", trained.weights_sha256, remedy)
+    try:
+        link.scheme.load_state_dict(tensors)
+    except RuntimeError:
+        raise SemlinkError(
+            f"{folder / 'weights.safetensors'} does not fit '{trained.recipe.scheme}' of this Semlink; "
+            f"use Semlink {trained.semlink}, or train again in another folder"
+        ) from None
+    if key is not None:
+        check_key(trained.recipe, key, folder)
+        give_key(link.scheme, key)
+    return link
+
+
+def check_key(recipe: record.Recipe, key: Key | None, folder: Path) -> None:
+    """Raise SemlinkError unless ``key`` is the one that ``recipe`` was made with; a user's key must be given again."""
+    if key is None:
+        if recipe.key and recipe.key["kind"] == "user":
+            raise SemlinkError(
+                f"the run in {folder} uses your key, which is stored nowhere; "
+                "give it again with --key-file or in SEMLINK_KEY"
+            )
+    elif recipe.key is None:
+        raise SemlinkError(f"{folder} holds a link without a key; leave the key out")
+    elif key.describe() != recipe.key:
+        raise SemlinkError(
+            f"{folder} was made with another key (fingerprint {recipe.key['fingerprint']}); "
+            "give that one, or choose another --out"
+        )
+
+
+def read_run(folder: Path) -> record.TrainRecord:
+    """Return the record of a finished run.
+
+    Raises:
+        SemlinkError: ``folder`` is not a run folder, or its training is not finished.
+    """
+    if not folder.is_dir():
+        raise SemlinkError(f"run folder {folder} does not exist; 'semlink train' makes one")
+    if not (folder / "record.json").exists():
+        if (folder / "recipe.json").exists():
+            raise SemlinkError(f"the training in {folder} is not finished; the command that started it resumes it")
+        raise SemlinkError(f"{folder} is not a run folder: it has no record.json; 'semlink train' makes one")
+    return record.read(folder / "record.json", record.TrainRecord)

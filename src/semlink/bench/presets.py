@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much work a run does: ``smoke`` proves the path, ``cpu`` suits two cores, ``paper`` is the full schedule."""
+
+from dataclasses import dataclass
+
+from semlink._errors import check_name
+from semlink.nn import Backbone, Optimiser
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One training's length and optimiser."""
+
+    epochs: int
+    batch_size: int
+    optimiser: Optimiser
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Networks and schedules for one kind of image; ``decoder_width`` is the attacker's channels at 4x4."""
+
+    backbone: Backbone
+    link: Schedule
+    decoder_width: int
+    attack: Schedule
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes and schedules of a link and of the attack on it.
+
+    Attributes:
+        colour, grey: for images of three channels and of one.
+        perceptual_taps: VGG16 layers in the attacker's training loss.
+        draws: noise draws per test image.
+        training_images: at most so many of the transceiver's and of the attacker's images; None takes all.
+    """
+
+    colour: Scale
+    grey: Scale
+    perceptual_taps: int
+    draws: int
+    training_images: int | None = None
+
+    def scale(self, channels: int) -> Scale:
+        """Return what suits images of ``channels`` channels."""
+        return self.grey if channels == 1 else self.colour
+
+
+def _link(epochs: int, batch_size: int, rate: float) -> Schedule:
+    """Nesterov momentum on a triangle: what trains small convolutional networks in few epochs."""
+    return Schedule(epochs, batch_size, Optimiser("sgd", rate, 5e-4, schedule="triangle"), label_smoothing=0.1)
+
+
+def _attack(epochs: int, batch_size: int) -> Schedule:
+    return Schedule(epochs, batch_size, Optimiser("adamw", 1e-3, schedule="cosine", warm_up=0.1))
+
+
+_COLOUR, _GREY, _TINY = Backbone(256, 640), Backbone(64, 128), Backbone(16, 16)
+
+PRESETS = {
+    "smoke": Preset(
+        colour=Scale(_TINY, _link(2, 64, 0.1), 32, _attack(2, 64)),
+        grey=Scale(_TINY, _link(2, 64, 0.1), 32, _attack(2, 64)),
+        perceptual_taps=1,
+        draws=1,
+        training_images=512,
+    ),
+    "cpu": Preset(
+        colour=Scale(_COLOUR, _link(30, 256, 0.2), 256, _attack(30, 128)),
+        grey=Scale(_GREY, _link(20, 128, 0.1), 64, _attack(30, 64)),
+        perceptual_taps=2,
+        draws=5,
+    ),
+    "paper": Preset(
+        colour=Scale(_COLOUR, _link(200, 512, 0.4), 256, _attack(200, 128)),
+        grey=Scale(_GREY, _link(200, 512, 0.4), 256, _attack(200, 128)),
+        perceptual_taps=5,
+        draws=5,
+    ),
+}
+
+
+def preset(name: str) -> Preset:
+    """Return a preset by name; an unknown name raises SemlinkError."""
+    return PRESETS[check_name("preset", name, PRESETS)]

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records: what was run, by which code, on what, and what came out."""
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from semlink import _version
+from semlink._errors import SemlinkError
+from semlink._files import write_text
+from semlink.metrics import Interval
+
+FORMAT = 1
+REMEDY = "restore it from a copy, or remove it and repeat the command that made it"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+class Recipe(_Strict):
+    """All that determines a link, by names and numbers."""
+
+    scheme: str
+    options: dict[str, bool | int | float | str] = {}
+    data: str
+    variant: str = "default"
+    task: str
+    channel: str = "awgn"
+    snr_db: float
+    channel_uses: int
+    preset: str
+    seed: int
+    precision: Literal["bf16", "fp32"]
+    key: dict[str, str] | None = None
+
+
+class Measurement(_Strict):
+    """A number with its 95 % interval; ``n`` counts images, whose noise draws were averaged first."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    unit: str
+    level: float = 0.95
+    method: str
+
+    @classmethod
+    def of(cls, interval: Interval, unit: str, scale: float = 1.0) -> "Measurement":
+        """Return ``interval`` in ``unit``, its numbers multiplied by ``scale``."""
+        low, mean, high = (round(scale * value, 6) for value in (interval.low, interval.mean, interval.high))
+        return cls(mean=mean, low=low, high=high, n=interval.n, unit=unit, level=interval.level, method=interval.method)
+
+
+class Record(_Strict):
+    """What every record says."""
+
+    format: int = FORMAT
+    semlink: str = _version.VERSION
+    code_sha256: str
+    machine: dict[str, str | int]
+    recipe: Recipe
+    data: dict[str, Any]
+    weights_sha256: str
+    timing: dict[str, float | str]
+
+
+class TrainRecord(Record):
+    """A trained link."""
+
+    kind: Literal["train"] = "train"
+    started_by_code_sha256: str
+    selection: str
+    schedule: dict[str, Any]
+    parameters: dict[str, int]
+    multiply_adds: dict[str, int]
+    channel_uses: int
+    history: list[dict[str, Any]]
+
+
+class EvaluateRecord(Record):
+    """A link on its test set over an SNR grid."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    draws: int
+    noise_seed: int
+    power: dict[str, float]
+    points: list[dict[str, float | Measurement]]
+
+
+class AttackRecord(Record):
+    """An attack on a link, judged on the test set."""
+
+    kind: Literal["attack"] = "attack"
+    attack: str
+    threat: dict[str, float | bool]
+    settings: dict[str, Any]
+    converged: bool
+    last_fifth_fall: float | None
+    draws: int
+    images: dict[str, int]
+    results: dict[str, Measurement]
+    baselines: dict[str, dict[str, Measurement]]
+    history: list[dict[str, Any]]
+
+
+R = TypeVar("R", bound=Record)
+
+
+def write(path: Path, record: Record) -> None:
+    """Write a record as JSON, atomically."""
+    write_text(path, record.model_dump_json(indent=1) + "\n")
+
+
+def read(path: Path, kind: type[R]) -> R:
+    """Read a record.
+
+    Raises:
+        SemlinkError: the file is missing, not a record of this kind, or of a newer version.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        version = raw["format"]
+    except OSError as error:
+        raise SemlinkError(f"record {path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise SemlinkError(
+            f"{path} is not a Semlink record, or is damaged: JSON with a field 'format' is expected; {REMEDY}"
+        ) from None
+    if version != FORMAT:
+        age = "a newer" if isinstance(version, int) and version > FORMAT else "another"
+        raise SemlinkError(
+            f"{path} has format {version}, made by {age} Semlink; this one reads format {FORMAT}: install that one"
+        )
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SemlinkError(f"{path} is damaged: field '{where}': {first['msg'].lower()}; {REMEDY}") from None
+
+
+@cache
+def code_sha256() -> str:
+    """Return a hash of this installation's source files."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training one link in a run folder, once, however often it is interrupted.
+
+<folder>/recipe.json            written first: what the folder is for
+         checkpoint*            while training
+         log.jsonl              a line an epoch
+         weights.safetensors    the trained link
+         record.json            written last: its presence means that the run is finished
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from semlink import data
+from semlink._errors import SemlinkError
+from semlink._files import exclusive, sha256_file, write_text
+from semlink.bench import links, record
+from semlink.bench.evaluate import receiver_output, score
+from semlink.bench.presets import Preset, preset
+from semlink.data import ImageSet
+from semlink.phy import Received
+from semlink.schemes import Key, Link
+from semlink.training import Batches, Fit, Watcher, checkpoint, describe_machine, make_fabric, seeded
+
+
+def default_folder(recipe: record.Recipe) -> Path:
+    """Return ``runs/<what it is>``, below the working folder."""
+    parts = [recipe.scheme, *(f"{k}={v}" for k, v in recipe.options.items()), recipe.data]
+    parts += [recipe.variant] if recipe.variant != "default" else []
+    parts += [recipe.task, recipe.channel, f"{recipe.snr_db:g}dB", recipe.preset, f"seed{recipe.seed}"]
+    return Path("runs") / "-".join(parts)
+
+
+def held_precision(folder: Path) -> str | None:
+    """Return the precision that the run in ``folder`` was begun with and keeps when resumed; None if there is none."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return json.loads((folder / "recipe.json").read_text())["recipe"]["precision"]
+    return None
+
+
+def train(
+    recipe: record.Recipe,
+    folder: Path,
+    device: torch.device,
+    watch: Watcher = lambda moment: None,
+    key: Key | None = None,
+    devices: int = 1,
+) -> record.TrainRecord:
+    """Train the link of ``recipe`` in ``folder``, or resume, or return the record if that is done.
+
+    Raises:
+        SemlinkError: the folder is in use, is not a run folder, holds another recipe or is damaged; a key is missing.
+        TrainingDiverged: the loss is not finite.
+    """
+    link = links.build(recipe)  # before anything is written: a recipe that cannot be built leaves no folder behind
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process owns the folder; those that it starts compute
+        _give_key(link, recipe, folder, key)
+        return _train(link, recipe, folder, device, devices, watch)
+    _refuse_foreign(folder)
+    with exclusive(folder):
+        checkpoint.sweep(folder, "recipe.json", "checkpoint", "log.jsonl", "weights.safetensors", "record.json")
+        started_by = _claim(recipe, folder, key)
+        if (folder / "record.json").exists():
+            checkpoint.remove(folder)
+            return links.read_run(folder)
+        _give_key(link, recipe, folder, key)
+        return _train(link, recipe, folder, device, devices, watch, started_by)
+
+
+def _train(
+    link: Link,
+    recipe: record.Recipe,
+    folder: Path,
+    device: torch.device,
+    devices: int,
+    watch: Watcher,
+    started_by: str = "",
+) -> record.TrainRecord:
+    begun, sets, size = time.perf_counter(), data.load(recipe.data, recipe.variant), preset(recipe.preset)
+    transceiver = limited(sets.transceiver, size)
+    link.scheme.prepare(transceiver.batch(torch.arange(min(len(transceiver), 5000)))[0])
+    plan = size.scale(sets.image_shape[0]).link
+    fabric = make_fabric(device, recipe.precision, devices)
+    batches = Batches(
+        [transceiver], plan.batch_size, sets.augmentation, recipe.seed, fabric.global_rank, fabric.world_size
+    )
+
+    def carry(symbols: Tensor, generator: torch.Generator) -> Received:
+        return link.medium(symbols, recipe.snr_db, generator)
+
+    fit = Fit(
+        model=link.scheme,
+        phases=link.scheme.phases(plan.optimiser, carry, plan.label_smoothing),
+        batches=batches,
+        validate=lambda: _validate(link, limited(sets.validation, size), fabric.device),
+        epochs=plan.epochs,
+        seed=recipe.seed,
+        folder=folder,
+    )
+    history = fit.run(fabric, watch)
+    if fabric.is_global_zero:
+        checkpoint.save_tensors(folder / "weights.safetensors", link.scheme.state_dict())
+        done = record.TrainRecord(
+            code_sha256=record.code_sha256(),
+            started_by_code_sha256=started_by,
+            machine=describe_machine(fabric.device) | {"processes": fabric.world_size},
+            recipe=recipe,
+            data=sets.provenance,
+            weights_sha256=sha256_file(folder / "weights.safetensors"),
+            timing={
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "training_seconds": round(sum(row["epoch_seconds"] for row in history), 1),
+                "last_session_seconds": round(time.perf_counter() - begun, 1),
+            },
+            selection="weights of the last epoch",
+            schedule=dataclasses.asdict(plan) | {"training_images": len(transceiver)},
+            parameters=_count(link),
+            multiply_adds=multiply_adds(link),
+            channel_uses=recipe.channel_uses,
+            history=history,
+        )
+        record.write(folder / "record.json", done)
+        checkpoint.remove(folder)
+    fabric.barrier()
+    return links.read_run(folder)
+
+
+def _give_key(link: Link, recipe: record.Recipe, folder: Path, key: Key | None) -> None:
+    links.check_key(recipe, key, folder)
+    if key is not None:
+        links.give_key(link.scheme, key)
+
+
+def limited(images: ImageSet, size: Preset) -> ImageSet:
+    """Return the first images of a set, as many as the preset uses."""
+    return (
+        images if size.training_images is None else images.subset(torch.arange(min(size.training_images, len(images))))
+    )
+
+
+@torch.no_grad()
+def _validate(link: Link, images: ImageSet, device: torch.device) -> dict[str, float]:
+    """Return the mean utility on ``images`` through the channel, the same noise each time."""
+    noise, scores = seeded(0, "validation", device=device), []
+    for indices in torch.arange(len(images)).split(500):
+        batch, targets = images.batch(indices)
+        batch = batch.to(device)
+        output = receiver_output(link, batch, link.snr_db, noise)
+        scores.append(score(link, output, batch, targets.to(device)))
+    name = {"classify": "accuracy", "attributes": "accuracy", "reconstruct": "psnr_db"}[link.scheme.design.task.kind]
+    return {name: round(float(torch.cat(scores).mean()), 6)}
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise SemlinkError(f"{folder} is a file; choose another --out for the run folder")
+    if not folder.is_dir() or (folder / "recipe.json").exists():
+        return
+    if any(path.name != "lock" and not path.match(".recipe.json.*.part") for path in folder.iterdir()):
+        raise SemlinkError(f"{folder} is not empty and not a run folder; choose another --out, or empty it")
+
+
+def _claim(recipe: record.Recipe, folder: Path, key: Key | None) -> str:
+    """Write the recipe into an empty folder, or check that it is this folder's; return the code that started it."""
+    path = folder / "recipe.json"
+    wanted = {"format": record.FORMAT, "recipe": recipe.model_dump(), "code_sha256": record.code_sha256()}
+    if not path.exists():
+        write_text(path, json.dumps(wanted, indent=1))
+        return wanted["code_sha256"]
+    try:
+        found = json.loads(path.read_text())
+        version = found["format"]
+        held = record.Recipe.model_validate(found["recipe"]) if version == record.FORMAT else None
+        code = found["code_sha256"]
+    except (ValueError, KeyError, TypeError, ValidationError):
+        raise SemlinkError(
+            f"{path} is damaged; restore it from a copy, or remove {folder} to start this run anew"
+        ) from None
+    if held is None:
+        raise SemlinkError(
+            f"{folder} has format {version}, this Semlink writes format {record.FORMAT}; choose another --out"
+        )
+    if held != recipe:
+        differing = [name for name in record.Recipe.model_fields if getattr(held, name) != getattr(recipe, name)]
+        if differing == ["key"] and held.key and held.key["kind"] == "user":
+            links.check_key(held, key, folder)
+        shown = ", ".join(f"{name} {getattr(held, name)!r} there, {getattr(recipe, name)!r} here" for name in differing)
+        raise SemlinkError(f"{folder} holds another run ({shown}); choose another --out")
+    return code
+
+
+def _count(link: Link) -> dict[str, int]:
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in link.scheme.named_children()}
+    return parts | {"total": sum(p.numel() for p in link.scheme.parameters())}
+
+
+def multiply_adds(link: Link) -> dict[str, int]:
+    """Return the multiply-adds of transmitting and of receiving one image (half of the FLOPs that torch counts)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    scheme, generator = link.scheme.to("cpu").eval(), torch.Generator().manual_seed(0)
+    images = torch.zeros(1, *scheme.design.task.image_shape)
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as transmitting:
+            sent = scheme.transmit(images, generator)
+        received = link.medium(sent.symbols, link.snr_db, generator)
+        with FlopCounterMode(display=False) as receiving:
+            scheme.receive(received, sent.header)
+    return {"transmitter": transmitting.get_total_flops() // 2, "receiver": receiving.get_total_flops() // 2}

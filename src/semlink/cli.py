@@ -1,0 +1,452 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``semlink …``: parses, calls, prints. Exit status 0, 1 (failed), 2 (bad input), 130 (interrupted)."""
+
+import contextlib
+import dataclasses
+import errno
+import io
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from semlink import __version__
+from semlink._arguments import check_arguments
+from semlink._errors import SemlinkError, check_name
+
+if TYPE_CHECKING:
+    from semlink.schemes import Key
+
+PROJECT = "https://github.com/semlink/semlink"
+GRID_DB = [4.0, 8.0, 12.0, 16.0, 20.0]
+
+
+def argument(**keywords: Any) -> Any:
+    """Return a dataclass field that is given by position."""
+    return field(metadata={"positional": True}, **keywords)
+
+
+@dataclass(kw_only=True)
+class Common:
+    """What every working verb takes."""
+
+    seed: int = 0
+    """Seed of everything random."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    out: Path | None = None
+    """Where to write; the default is named in the output."""
+    json: bool = False
+    """Print the record as JSON on standard output, and nothing else there."""
+
+
+@dataclass(kw_only=True)
+class Quickstart(Common):
+    """Run the main job: train deepjscc and deepjscc-encryption, attack both, write one page.
+
+    example: semlink quickstart --out my-first-links
+    """
+
+    data: str = "digits"
+    """Data set; 'digits' needs no download."""
+    preset: str = "cpu"
+    """smoke, cpu or paper."""
+    snr_db: float = 12.0
+    """Es/N0 in training, and on the eavesdropper's own channel, in dB."""
+    precision: str = "auto"
+    """auto, bf16 or fp32."""
+    perceptual: Literal["vgg16", "none"] = "none"
+    """Perceptual loss of the attacker; vgg16 needs the weights in SEMLINK_DATA."""
+
+    def run(self) -> None:
+        """Do the main job and print what to take away."""
+        from semlink.bench import main_job
+        from semlink.report import takeaways, write_page
+        from semlink.training import ScreenProgress, resolve_device, resolve_precision
+
+        folder, device = self.out or Path("quickstart"), resolve_device(self.device)
+        runs = main_job(
+            folder,
+            device,
+            ScreenProgress,
+            data=self.data,
+            preset_name=self.preset,
+            snr_db=self.snr_db,
+            seed=self.seed,
+            precision=resolve_precision(device, self.precision),
+            perceptual=self.perceptual,
+        )
+        page = write_page(runs, folder / "report.html", _command())
+        sentences = takeaways(runs)
+        if self.json:
+            _say(json.dumps({"report": str(page), "runs": [str(r) for r in runs], "takeaways": sentences}))
+        else:
+            _say(*("• " + sentence for sentence in sentences), f"Report: {page}")
+
+
+@dataclass(kw_only=True)
+class Train(Common):
+    """Train a link; the same command resumes one that was interrupted.
+
+    example: semlink train deepjscc --data cifar10 --snr-db 12 --out runs/first
+    """
+
+    scheme: str = argument()
+    """Key of a scheme, as deepjscc."""
+    data: str = "digits"
+    """Data set: digits, mnist, fashion-mnist, cifar10 or celeba."""
+    variant: str = "default"
+    """Named split of the data set."""
+    task: str | None = None
+    """classify, attributes or reconstruct; the data set's own if left out."""
+    channel: str = "awgn"
+    """awgn, rayleigh or rician."""
+    snr_db: float = 12.0
+    """Es/N0 in training, in dB."""
+    channel_uses: int = 64
+    """Complex symbols per image, a multiple of 8."""
+    preset: str = "cpu"
+    """smoke, cpu or paper."""
+    options: list[str] = field(default_factory=list)
+    """The scheme's own options, as NAME=VALUE."""
+    precision: str = "auto"
+    """auto, bf16 or fp32; kept when a run is resumed."""
+    devices: int = 1
+    """Processes (CPU) or GPUs that share each batch."""
+    key_file: Path | None = None
+    """File with your key, 64 hex digits; SEMLINK_KEY in the environment does as well."""
+
+    def run(self) -> None:
+        """Train and print the record."""
+        from semlink.bench import default_folder, held_precision, make_recipe, train
+        from semlink.report import text
+        from semlink.schemes import schemes
+        from semlink.training import ScreenProgress, resolve_device, resolve_precision
+
+        if self.devices < 1:
+            raise SemlinkError(f"--devices is {self.devices}: at least 1 is needed")
+        device = resolve_device(self.device)
+        key = _key(self.key_file) if schemes[self.scheme].secret or self.key_file else None
+        recipe = make_recipe(
+            self.scheme,
+            data=self.data,
+            variant=self.variant,
+            task=self.task,
+            channel=self.channel,
+            snr_db=self.snr_db,
+            channel_uses=self.channel_uses,
+            preset=self.preset,
+            seed=self.seed,
+            precision=resolve_precision(device, self.precision),
+            key=key,
+            **_options(self.options),
+        )
+        folder = self.out or default_folder(recipe)
+        if self.precision == "auto" and (held := held_precision(folder)):
+            recipe = recipe.model_copy(update={"precision": held})
+        with ScreenProgress(self.scheme) as watch:
+            done = train(recipe, folder, device, watch, key, self.devices)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            _say(done.model_dump_json() if self.json else text.trained(done, folder))
+
+
+@dataclass(kw_only=True)
+class Evaluate(Common):
+    """Measure a trained link on its test set over an SNR grid.
+
+    example: semlink evaluate runs/first --snr-db 4 8 12 16 20 --draws 5
+    """
+
+    folder: Path = argument()
+    """Run folder that 'semlink train' made."""
+    snr_db: list[float] = field(default_factory=lambda: list(GRID_DB))
+    """Es/N0 values in dB."""
+    draws: int = 5
+    """Noise draws per image; averaged before images are counted."""
+    key_file: Path | None = None
+    """File with your key, if the link was trained with one."""
+
+    def run(self) -> None:
+        """Evaluate and print the table."""
+        from semlink.bench import evaluate
+        from semlink.report import text
+        from semlink.training import resolve_device
+
+        key = _key_for(self.folder, self.key_file)
+        done = evaluate(self.folder, self.snr_db, self.draws, self.seed, resolve_device(self.device), key)
+        _deliver(self.folder / "evaluate.json", self.out)
+        _say(done.model_dump_json() if self.json else text.evaluated(done))
+
+
+@dataclass(kw_only=True)
+class Attack(Common):
+    """Let an eavesdropper attack a trained link.
+
+    example: semlink attack runs/first --snr-db 12
+    """
+
+    folder: Path = argument()
+    """Run folder that 'semlink train' made."""
+    attack: str = "inversion"
+    """Key of an attack."""
+    snr_db: float | None = None
+    """Es/N0 on the eavesdropper's own channel, in dB; the link's own if left out."""
+    with_key: bool = False
+    """The eavesdropper holds the key."""
+    perceptual: Literal["vgg16", "none"] = "vgg16"
+    """Perceptual loss of the attacker; vgg16 needs the weights in SEMLINK_DATA."""
+    precision: str = "auto"
+    """auto, bf16 or fp32."""
+    key_file: Path | None = None
+    """File with your key, if the link was trained with one (the victim transmits with it)."""
+
+    def run(self) -> None:
+        """Attack and print what she learned."""
+        from semlink.attacks import Threat
+        from semlink.bench import attack, record
+        from semlink.bench.links import read_run
+        from semlink.report import text
+        from semlink.training import ScreenProgress, resolve_device, resolve_precision
+
+        device, key = resolve_device(self.device), _key_for(self.folder, self.key_file)
+        snr_db = read_run(self.folder).recipe.snr_db if self.snr_db is None else self.snr_db
+        with ScreenProgress(self.attack) as watch:
+            path = attack(
+                self.folder,
+                Threat(snr_db, self.with_key),
+                device,
+                name=self.attack,
+                perceptual=self.perceptual,
+                seed=self.seed,
+                precision=resolve_precision(device, self.precision),
+                watch=watch,
+                key=key,
+            )
+        done = record.read(path, record.AttackRecord)
+        _deliver(path, self.out)
+        _say(done.model_dump_json() if self.json else text.attacked(done, path))
+
+
+@dataclass(kw_only=True)
+class Report:
+    """Draw a page from run folders.
+
+    example: semlink report runs/first --out first.html
+    """
+
+    folders: list[Path] = argument()
+    """Run folders that 'semlink train' made."""
+    out: Path = Path("report.html")
+    """The page to write."""
+    json: bool = False
+    """Print the page's path as JSON."""
+
+    def run(self) -> None:
+        """Write the page."""
+        from semlink.report import write_page
+
+        page = write_page(self.folders, self.out, _command())
+        _say(json.dumps({"report": str(page)}) if self.json else f"Report: {page}")
+
+
+@dataclass(kw_only=True)
+class Data:
+    """List, fetch or check data sets.
+
+    example: semlink data fetch cifar10
+    """
+
+    action: Literal["list", "fetch", "check"] = argument()
+    """list what is there, fetch a set from its authors, or check every file of one."""
+    name: str | None = argument(default=None)
+    """Data set; 'check' without a name checks all."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Do the action."""
+        from semlink import data
+
+        if self.action == "fetch":
+            if self.name is None:
+                raise SemlinkError(f"'semlink data fetch' needs a name: {', '.join(data.names())}")
+            advice = data.instructions(check_name("data set", self.name, [each.name for each in data.status()]))
+            if advice and not self.json:
+                _say(advice)
+            folder = data.fetch(self.name, progress=not self.json)
+            _say(json.dumps({"folder": str(folder)}) if self.json else f"{self.name} is in {folder}")
+            return
+        if self.action == "list":
+            rows = [dataclasses.asdict(each) for each in data.status()]
+            lines = [f"{r['name']:<14} {r['state']:<11} {r['content']:<44} {r['licence']}" for r in rows]
+            lines.append(f"The data folder is {data.data_root()}; set SEMLINK_DATA to use another.")
+            _say(json.dumps(rows, default=str) if self.json else "\n".join(lines))
+            return
+        names = [self.name] if self.name else [each.name for each in data.status() if each.state != "absent"]
+        found = {name: data.check(name) for name in names}
+        rows = [{"set": name, **dataclasses.asdict(each)} for name, files in found.items() for each in files]
+        _say(
+            json.dumps(rows, default=str)
+            if self.json
+            else "\n".join(f"{r['set']:<14} {r['state']:<8} {r['path']}: {r['detail']}" for r in rows)
+        )
+        bad = [row for row in rows if row["state"] != "ok"]
+        if bad:
+            raise SemlinkError(f"{len(bad)} of {len(rows)} files are missing or damaged; the first is {bad[0]['path']}")
+
+
+VERBS: dict[str, type] = {
+    "quickstart": Quickstart,
+    "train": Train,
+    "evaluate": Evaluate,
+    "attack": Attack,
+    "report": Report,
+    "data": Data,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(argv)
+    except SemlinkError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; every finished epoch is kept, and the same command resumes", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        return _fail(f"cannot write{where}: {os.strerror(error.errno).lower()}; free space or choose another --out", 2)
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        _say(_overview())
+        return 0
+    if argv[0] == "--version":
+        _say(f"semlink {__version__}")
+        return 0
+    verb = check_name("verb", argv[0], VERBS)
+    command = _parse(verb, VERBS[verb], argv[1:])
+    if command is not None:
+        try:
+            command.run()
+        except Exception as error:
+            from semlink.training import TrainingDiverged
+
+            if isinstance(error, TrainingDiverged):
+                return _fail(str(error), 1)
+            raise
+    return 0
+
+
+def _parse(verb: str, kind: type, argv: list[str]) -> Any:
+    """Return the filled dataclass, or None after printing the help that was asked for."""
+    import tyro
+
+    wants_help = any(token in ("-h", "--help") for token in argv)
+    if not wants_help:
+        check_arguments(verb, kind, argv)
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+            return tyro.cli(_annotated(kind), args=["--help"] if wants_help else argv, prog=f"semlink {verb}")
+    except SystemExit as stop:
+        if stop.code:
+            words = " ".join(shown.getvalue().replace("-" * 3, "").split())
+            raise SemlinkError(f"{words}; see 'semlink {verb} --help'") from None
+        _say(shown.getvalue().rstrip())
+        return None
+
+
+def _annotated(kind: type) -> Any:
+    """Tell tyro which fields are positional."""
+    import tyro
+
+    for each in dataclasses.fields(kind):
+        if each.metadata.get("positional"):
+            kind.__annotations__[each.name] = tyro.conf.Positional[kind.__annotations__[each.name]]
+    return kind
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    rows = [f"  {verb:<{width}}  {(kind.__doc__ or '').splitlines()[0]}" for verb, kind in VERBS.items()]
+    return "\n".join(
+        [
+            "semlink: train semantic links, put them on channels, spy on them, measure what got through to whom",
+            "",
+            "usage: semlink VERB [OPTIONS]        semlink VERB --help shows a verb's options and an example",
+            "",
+            *rows,
+        ]
+    )
+
+
+def _say(*lines: str) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    return status
+
+
+def _command() -> str:
+    return shlex.join(["semlink", *sys.argv[1:]])
+
+
+def _key(key_file: Path | None) -> "Key | None":
+    """Return the user's key from the file, else from the environment, else None."""
+    from semlink.schemes import Key
+
+    return Key.from_file(key_file) if key_file else Key.from_environment()
+
+
+def _key_for(folder: Path, key_file: Path | None) -> "Key | None":
+    """Return the user's key if the run in ``folder`` was made with one, or if one was named."""
+    from semlink.bench.links import read_run
+
+    kept = read_run(folder).recipe.key
+    return _key(key_file) if key_file or (kept and kept["kind"] == "user") else None
+
+
+def _options(pairs: list[str]) -> dict[str, bool | int | float | str]:
+    """Parse a scheme's NAME=VALUE options: true and false, numbers, else text."""
+    parsed: dict[str, bool | int | float | str] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise SemlinkError(f"option '{pair}' of the scheme: NAME=VALUE is expected, as fresh=false")
+        parsed[name] = _value(text)
+    return parsed
+
+
+def _value(text: str) -> bool | int | float | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def _deliver(record: Path, out: Path | None) -> None:
+    """Copy a record to where the user wants it as well."""
+    from semlink._files import write_text
+
+    if out is not None:
+        write_text(out, record.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers about images, labels and leakage: one value per image, and intervals whose unit is the image.
+
+Every quality or leakage metric takes ``(B, C, H, W)`` images in [0, 1] and returns ``(B,)``; averaging is left to
+:mod:`semlink.metrics.statistics`, which averages the noise draws of one image before it counts images.
+"""
+
+from semlink.metrics.leakage import MI_VARIANTS, mi_leakage, mi_null
+from semlink.metrics.quality import SSIM_VARIANTS, mse, psnr_db, ssim
+from semlink.metrics.statistics import Interval, bootstrap_interval, mean_interval, paired_difference
+from semlink.metrics.utility import (
+    accuracy,
+    attribute_accuracy,
+    attribute_balanced_accuracy,
+    balanced_accuracy,
+    correct,
+    correct_attributes,
+)
+
+__all__ = [
+    "MI_VARIANTS",
+    "SSIM_VARIANTS",
+    "Interval",
+    "accuracy",
+    "attribute_accuracy",
+    "attribute_balanced_accuracy",
+    "balanced_accuracy",
+    "bootstrap_interval",
+    "correct",
+    "correct_attributes",
+    "mean_interval",
+    "mi_leakage",
+    "mi_null",
+    "mse",
+    "paired_difference",
+    "psnr_db",
+    "ssim",
+]

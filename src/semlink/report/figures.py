@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures that live inside a page: SVG in the page's own text colour and font, PNG as data URIs."""
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semlink.bench.record import Measurement
+
+_TEXT = "#010203"  # stands for the colour of the page's text, which only the reader's browser knows
+COLOURS = ("#2f7fc1", "#d9730d", "#2e9e6b", "#b4539c", "#8a7a1f", "#7a6ff0")  # legible on white and on near-black
+_MARKERS = ("o", "s", "D", "^", "v", "P")
+_DASHES = ("-", (0, (6, 2)), (0, (2, 2)), (0, (6, 2, 1, 2)), (0, (10, 3)), (0, (1, 1)))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line of a figure: measurements by SNR in dB, and the SNR that the link was trained at."""
+
+    label: str
+    points: dict[float, Measurement]
+    design_snr_db: float
+
+
+def curves_svg(curves: Sequence[Curve], ylabel: str, chance: float | None = None) -> str:
+    """Return an ``<svg>`` of measurements over SNR with their intervals.
+
+    Lines that coincide stay apart: each has its marker and dash, and is moved sideways by a hair. ``chance`` is drawn
+    where the axis reaches down to it anyway.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    every = sorted({snr for curve in curves for snr in curve.points})
+    hair = 0.012 * ((every[-1] - every[0]) or 1.0)
+    style: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "semlink",
+        "text.parse_math": False,  # a name with dollar signs is a name
+        "font.size": 12,
+        **{f"{part}.color": _TEXT for part in ("text", "xtick", "ytick", "grid")},
+        "axes.edgecolor": _TEXT,
+        "axes.labelcolor": _TEXT,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(400 / 72, (270 + 18 * len(curves)) / 72), dpi=72, layout="constrained")
+        axes = figure.add_subplot()
+        axes.set(xlabel="SNR Es/N0 (dB)", ylabel=ylabel, xticks=every[:: 1 + len(every) // 12])
+        axes.grid(axis="y", alpha=0.15, linewidth=0.8)
+        lines = []
+        for i, curve in enumerate(curves):
+            snrs, found = [*curve.points], [*curve.points.values()]
+            means = [m.mean for m in found]
+            lines.append(
+                axes.errorbar(
+                    [snr + hair * (i - (len(curves) - 1) / 2) for snr in snrs],
+                    means,
+                    [[m.mean - m.low for m in found], [m.high - m.mean for m in found]],
+                    color=COLOURS[i % len(COLOURS)],
+                    marker=_MARKERS[i % len(_MARKERS)],
+                    linestyle=_DASHES[i % len(_DASHES)],
+                    markersize=5.5,
+                    linewidth=1.6,
+                    elinewidth=1.2,
+                    capsize=3,
+                )
+            )
+        axes.margins(x=0.06, y=0.08)
+        for snr_db in sorted({curve.design_snr_db for curve in curves}):
+            axes.axvline(snr_db, color=_TEXT, alpha=0.45, linewidth=1, linestyle=(0, (1, 3)), zorder=0)
+            text = f"trained at {snr_db:g} dB"
+            axes.text(snr_db, 1.02, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=10.5)
+        if chance is not None and axes.get_ylim()[0] <= chance:
+            axes.axhline(chance, color=_TEXT, alpha=0.45, linewidth=1)
+            across = axes.get_yaxis_transform()
+            axes.text(1, chance, "guessing", transform=across, ha="right", va="bottom", fontsize=10.5)
+        figure.legend(lines, [c.label for c in curves], loc="outside lower left", frameon=False, handlelength=4)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(buffer.getvalue())
+
+
+def _inline(svg: str) -> str:
+    """Make a stand-alone SVG file part of a page: no prologue, no addresses, and the colour of the text around it."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\s(xmlns(:\w+)?|width|height)="[^"]*"', "", svg.split(">", 1)[0]) + ">" + svg.split(">", 1)[1]
+    return svg.replace(_TEXT, "currentColor")
+
+
+def strip_uri(images: Tensor) -> str:
+    """Return a PNG data URI of images side by side, each pixel enlarged to a square.
+
+    Args:
+        images: (N, C, H, W) in [0, 1], C 1 or 3.
+    """
+    from PIL import Image
+
+    channels, height, width = images.shape[1:]
+    zoom = max(1, 112 // height)
+    gap = max(2, zoom * width // 14)
+    levels = (255 * images.float().clamp(0, 1)).round().to(torch.uint8)
+    levels = levels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+    colour = levels.expand(-1, 3, -1, -1) if channels == 1 else levels
+    opaque = torch.cat([colour, torch.full_like(levels[:, :1], 255)], 1)
+    strip = torch.nn.functional.pad(opaque, (0, gap)).permute(2, 0, 3, 1).flatten(1, 2)[:, :-gap]
+    buffer = io.BytesIO()
+    Image.fromarray(strip.contiguous().numpy(), "RGBA").save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
