@@ -2,11 +2,12 @@
 """One generic registry: schemes, attacks, channels and data sets are all found by key."""
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from semlink._errors import SemlinkError, check_name
 
 T = TypeVar("T")
+E = TypeVar("E")
 
 
 class Registry(Generic[T]):
@@ -16,13 +17,13 @@ class Registry(Generic[T]):
         self.kind = kind
         self._entries: dict[str, T] = {}
 
-    def register(self, key: str) -> Callable[[T], T]:
+    def register(self, key: str) -> Callable[[E], E]:
         """Return a decorator that files its argument under ``key``; a key taken raises SemlinkError."""
 
-        def add(entry: T) -> T:
+        def add(entry: E) -> E:
             if key in self._entries:
                 raise SemlinkError(f"{self.kind} '{key}' is registered already; choose another key")
-            self._entries[key] = entry
+            self._entries[key] = cast(T, entry)  # returned as it came, so a decorated class keeps its own type
             return entry
 
         return add

@@ -118,7 +118,7 @@ def test_train_evaluate_attack_report_and_their_json(run_folder, tmp_path):
     record = json.loads(shown.stdout)
     assert [point["snr_db"] for point in record["points"]] == [4.0, 12.0]
     assert record == json.loads(out.read_text())
-    assert record["points"][0]["accuracy"]["n"] == 1000
+    assert record["points"][0]["accuracy"]["n"] == 512
     words = ["attack", str(run_folder), "--perceptual", "none", "--precision", "fp32", "--json"]
     shown = semlink(*words)
     assert shown.returncode == 0, shown.stderr

@@ -90,7 +90,7 @@ def add_attack(folder, psnr, with_key=False, converged=True, lpips=False, pictur
     attack = AttackRecord(
         **common(trained.recipe, trained.weights_sha256),
         attack="inversion",
-        threat={"snr_db": 12.0, "with_secret": with_key, "queries": True},
+        threat={"snr_db": 12.0, "with_secret": with_key},
         settings={"width": 64, "taps": 2 * lpips, "seed": 0, "schedule": {"batch_size": 128}, "parameters": 345678},
         converged=converged,
         last_fifth_fall=None if epochs < 5 else 0.004 if converged else 0.0437,

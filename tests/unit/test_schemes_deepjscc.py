@@ -260,6 +260,7 @@ def test_a_few_steps_learn_two_classes_through_the_channel():
 
 def test_the_default_phase_is_the_task_loss_through_the_channel():
     scheme = warmed(make("deepjscc"))
+    torch.nn.init.normal_(scheme.decoder.logits.weight, std=10.0)  # sure of itself: smoothing costs it much
     images, labels = batch_of("classify", (3, 32, 32))
     losses = []
     for smoothing in (0.0, 0.3):
@@ -268,7 +269,7 @@ def test_the_default_phase_is_the_task_loss_through_the_channel():
         received = awgn(scheme.transmit(images, torch.Generator()).symbols, torch.Generator().manual_seed(7))
         expected = F.cross_entropy(scheme.receive(received), labels, label_smoothing=smoothing)
         assert losses[-1] == pytest.approx(float(expected.detach()), rel=1e-6)
-    assert abs(losses[0] - losses[1]) > 1e-4
+    assert abs(losses[0] - losses[1]) > 0.01
 
 
 def test_task_losses_by_hand():

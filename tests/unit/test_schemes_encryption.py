@@ -12,7 +12,7 @@ from semlink import phy
 from semlink._errors import SemlinkError
 from semlink.nn import Backbone, Optimiser
 from semlink.schemes import DeepJSCC, DeepJSCCEncryption, Design, Key, Link, Task
-from semlink.schemes.keys import permutations
+from semlink.schemes.key import permutations
 
 SHAPE = (1, 28, 28)
 DESIGN = Design(Task("classify", SHAPE, 5), 32, Backbone(16, 16))

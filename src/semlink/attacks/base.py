@@ -20,12 +20,10 @@ class Threat:
     Attributes:
         snr_db: Es/N0 on her own channel, in dB; her noise is never Bob's.
         with_secret: she holds the scheme's key.
-        queries: she can have images of her own sent, and listen (black box).
     """
 
     snr_db: float
     with_secret: bool = False
-    queries: bool = True
 
     def describe(self) -> dict[str, float | bool]:
         """Return what a record says of the threat."""

@@ -13,14 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from semlink import data
+from semlink._errors import SemlinkError
 from semlink._files import exclusive
 from semlink.attacks import Attack, Tap, Threat, attacks, class_means, mean_image
 from semlink.bench import links, record
 from semlink.bench.evaluate import BATCH, finite
 from semlink.bench.presets import Schedule, preset
 from semlink.bench.record import Measurement
-from semlink.bench.train import limited
 from semlink.data import DataSet, ImageSet
 from semlink.metrics import bootstrap_interval, mean_interval, mi_leakage, mi_null, psnr_db, ssim
 from semlink.nn import Perceptual
@@ -28,6 +27,8 @@ from semlink.schemes import Key
 from semlink.training import Batches, Fit, Watcher, checkpoint, describe_machine, make_fabric, seeded
 
 SHOWN = 10
+#: LPIPS is the dearest metric by far: one draw of so many test images; its interval says how many.
+LPIPS_IMAGES = 2000
 _UNITS = {"psnr_db": "dB", "ssim": "1", "mi_leakage": "bit", "lpips": "1"}
 
 
@@ -64,11 +65,15 @@ def attack(
     links.check_key(trained.recipe, key, folder)
     link = links.load(folder, key)
     link.scheme.to(device)
-    sets, size = data.load(trained.recipe.data, trained.recipe.variant), preset(trained.recipe.preset)
+    sets, size = links.image_sets(trained.recipe), preset(trained.recipe.preset)
     scale = size.scale(sets.image_shape[0])
     settings = {"width": scale.decoder_width, "taps": size.perceptual_taps if perceptual == "vgg16" else 0}
     described: dict[str, Any] = {"attack": name, **threat.describe(), **settings, "seed": seed, "precision": precision}
     work = folder / f"attack-{hashlib.sha256(repr(sorted(described.items())).encode()).hexdigest()[:12]}"
+    if threat.with_secret and link.scheme.secret is None:
+        raise SemlinkError(
+            f"scheme '{trained.recipe.scheme}' has no key, so there is no attack with the key; leave it out"
+        )
     begun, before = time.perf_counter(), fingerprint(link.scheme)
     path = work.with_suffix(".json")
     with exclusive(work):
@@ -80,7 +85,7 @@ def attack(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             eve = kind(Tap(link, threat), **settings)
-        history = _fit(eve, sets, limited(sets.attacker, size), scale.attack, seed, precision, work, device, watch)
+        history = _fit(eve, sets, scale.attack, seed, precision, work, device, watch)
         if fingerprint(link.scheme) != before:
             raise RuntimeError(f"attack '{name}' changed its victim; its result is void")
         result = _judge(eve, sets, size.draws, seed, device, trained.recipe.task == "classify", perceptual == "vgg16")
@@ -109,7 +114,7 @@ def attack(
             last_fifth_fall=None if fall is None else round(fall, 5),
             draws=size.draws,
             images={
-                "attacker": len(limited(sets.attacker, size)),
+                "attacker": len(sets.attacker),
                 "attacker_validation": len(sets.attacker_validation),
                 "test": len(sets.test),
             },
@@ -149,7 +154,6 @@ def last_fifth_fall(losses: list[float]) -> float | None:
 def _fit(
     eve: Attack,
     sets: DataSet,
-    own: ImageSet,
     plan: Schedule,
     seed: int,
     precision: Literal["bf16", "fp32"],
@@ -157,7 +161,7 @@ def _fit(
     device: torch.device,
     watch: Watcher,
 ) -> list[dict[str, Any]]:
-    batches = Batches([own], plan.batch_size, sets.augmentation, seed)
+    batches = Batches([sets.attacker], plan.batch_size, sets.augmentation, seed)
     fabric = make_fabric(device, precision)
 
     @torch.no_grad()
@@ -221,7 +225,7 @@ def _measure(
             shown = test.batch(indices)[0].to(device)
             guess = draw(indices, shown)
             values = {"psnr_db": psnr_db(guess, shown), "ssim": ssim(guess, shown)}
-            if lpips is not None and repeat == 0:  # the dearest metric by far: one draw an image
+            if lpips is not None and repeat == 0 and int(indices[0]) < LPIPS_IMAGES:
                 values["lpips"] = lpips(shown, guess)
             for name, value in values.items():
                 parts.setdefault(name, []).append(value.cpu())

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from semlink import data, phy
+from semlink import phy
 from semlink._errors import SemlinkError
 from semlink.bench import links, record
 from semlink.bench.record import Measurement
@@ -71,7 +71,7 @@ def evaluate(
     trained = links.read_run(folder)
     links.check_key(trained.recipe, key, folder)
     link = links.load(folder, key)
-    sets = data.load(trained.recipe.data, trained.recipe.variant)
+    sets = links.image_sets(trained.recipe)
     test, names = sets.test, sets.target_names
     link.scheme.to(device)
     symbols, header = _encode(link, test, seeded(seed, "nonces", device=device), device)

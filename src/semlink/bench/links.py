@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Making links by name, untrained or from a run folder."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Literal
@@ -74,6 +75,20 @@ def _description(name: str, variant: str) -> "data.Description":
     return data.describe(name)
 
 
+def image_sets(recipe: record.Recipe) -> data.DataSet:
+    """Load the images of ``recipe``, of every split as many as its preset uses.
+
+    Raises:
+        SemlinkError: the files are missing or damaged.
+    """
+    sets, most = data.load(recipe.data, recipe.variant), PRESETS[recipe.preset].images
+    if most is None:
+        return sets
+    splits = ("transceiver", "validation", "attacker", "attacker_validation", "test")
+    fewer = {name: getattr(sets, name).subset(torch.arange(min(most, len(getattr(sets, name))))) for name in splits}
+    return dataclasses.replace(sets, **fewer)
+
+
 def build(recipe: record.Recipe) -> Link:
     """Return the untrained link of ``recipe``; its weights depend on the recipe's seed alone."""
     shown = data.describe(recipe.data)
@@ -87,7 +102,7 @@ def build(recipe: record.Recipe) -> Link:
             raise SemlinkError(f"scheme '{recipe.scheme}' does not take these options: {error}") from None
     if recipe.key and recipe.key["kind"] == "test":
         give_key(scheme, Key.for_test(recipe.seed))
-    return Link(scheme, phy.channels[recipe.channel](), recipe.snr_db, recipe.seed)
+    return Link(scheme, phy.channels[recipe.channel](), recipe.snr_db)
 
 
 def give_key(scheme: torch.nn.Module, key: Key) -> None:

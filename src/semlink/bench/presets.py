@@ -35,14 +35,14 @@ class Preset:
         colour, grey: for images of three channels and of one.
         perceptual_taps: VGG16 layers in the attacker's training loss.
         draws: noise draws per test image.
-        training_images: at most so many of the transceiver's and of the attacker's images; None takes all.
+        images: at most so many images of each split; None takes all.
     """
 
     colour: Scale
     grey: Scale
     perceptual_taps: int
     draws: int
-    training_images: int | None = None
+    images: int | None = None
 
     def scale(self, channels: int) -> Scale:
         """Return what suits images of ``channels`` channels."""
@@ -66,10 +66,10 @@ PRESETS = {
         grey=Scale(_TINY, _link(2, 64, 0.1), 32, _attack(2, 64)),
         perceptual_taps=1,
         draws=1,
-        training_images=512,
+        images=512,
     ),
     "cpu": Preset(
-        colour=Scale(_COLOUR, _link(30, 256, 0.2), 256, _attack(30, 128)),
+        colour=Scale(_COLOUR, _link(30, 256, 0.2), 256, _attack(16, 64)),
         grey=Scale(_GREY, _link(20, 128, 0.1), 64, _attack(30, 64)),
         perceptual_taps=2,
         draws=5,

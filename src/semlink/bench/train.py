@@ -20,12 +20,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from semlink import data
 from semlink._errors import SemlinkError
 from semlink._files import exclusive, sha256_file, write_text
 from semlink.bench import links, record
 from semlink.bench.evaluate import receiver_output, score
-from semlink.bench.presets import Preset, preset
+from semlink.bench.presets import preset
 from semlink.data import ImageSet
 from semlink.phy import Received
 from semlink.schemes import Key, Link
@@ -36,7 +35,9 @@ def default_folder(recipe: record.Recipe) -> Path:
     """Return ``runs/<what it is>``, below the working folder."""
     parts = [recipe.scheme, *(f"{k}={v}" for k, v in recipe.options.items()), recipe.data]
     parts += [recipe.variant] if recipe.variant != "default" else []
-    parts += [recipe.task, recipe.channel, f"{recipe.snr_db:g}dB", recipe.preset, f"seed{recipe.seed}"]
+    parts += [recipe.task, recipe.channel, f"{recipe.snr_db:g}dB"]
+    parts += [f"{recipe.channel_uses}uses"] if recipe.channel_uses != 64 else []
+    parts += [recipe.preset, f"seed{recipe.seed}"]
     return Path("runs") / "-".join(parts)
 
 
@@ -85,10 +86,15 @@ def _train(
     watch: Watcher,
     started_by: str = "",
 ) -> record.TrainRecord:
-    begun, sets, size = time.perf_counter(), data.load(recipe.data, recipe.variant), preset(recipe.preset)
-    transceiver = limited(sets.transceiver, size)
+    begun, sets, size = time.perf_counter(), links.image_sets(recipe), preset(recipe.preset)
+    transceiver = sets.transceiver
     link.scheme.prepare(transceiver.batch(torch.arange(min(len(transceiver), 5000)))[0])
-    plan = size.scale(sets.image_shape[0]).link
+    scale = size.scale(sets.image_shape[0])
+    plan = scale.link
+    if (
+        recipe.task == "reconstruct"
+    ):  # an image decoder is trained as the attacker's: at the classifier's rates it diverges
+        plan = dataclasses.replace(plan, optimiser=scale.attack.optimiser, label_smoothing=0.0)
     fabric = make_fabric(device, recipe.precision, devices)
     batches = Batches(
         [transceiver], plan.batch_size, sets.augmentation, recipe.seed, fabric.global_rank, fabric.world_size
@@ -101,7 +107,7 @@ def _train(
         model=link.scheme,
         phases=link.scheme.phases(plan.optimiser, carry, plan.label_smoothing),
         batches=batches,
-        validate=lambda: _validate(link, limited(sets.validation, size), fabric.device),
+        validate=lambda: _validate(link, sets.validation, fabric.device),
         epochs=plan.epochs,
         seed=recipe.seed,
         folder=folder,
@@ -138,13 +144,6 @@ def _give_key(link: Link, recipe: record.Recipe, folder: Path, key: Key | None) 
     links.check_key(recipe, key, folder)
     if key is not None:
         links.give_key(link.scheme, key)
-
-
-def limited(images: ImageSet, size: Preset) -> ImageSet:
-    """Return the first images of a set, as many as the preset uses."""
-    return (
-        images if size.training_images is None else images.subset(torch.arange(min(size.training_images, len(images))))
-    )
 
 
 @torch.no_grad()

@@ -70,7 +70,7 @@ class Whitening(nn.Module):
         positions = len(images) * (images.shape[2] - 1) * (images.shape[3] - 1)
         values, vectors = torch.linalg.eigh((covariance / positions).cpu())
         # The floor keeps nearly constant directions (digits' borders) from being blown up into noise.
-        scale = (values + 1e-3 * values.max()).rsqrt()
+        scale = (values + 1e-3 * values.max() + 1e-12).rsqrt()
         filters = (vectors * scale).T.flip(0).to(self.weight)
         self.weight.copy_(self._paired(filters, channels))
 

@@ -55,8 +55,7 @@ def _of_attack(attack: Attacked) -> dict[str, str]:
     return {
         "Attack": f"{said.attack}, seed {settings.get('seed', '?')}, {settings.get('precision', '?')}",
         "Eve's channel": f"{said.threat['snr_db']:g} dB Es/N0, noise of her own",
-        "She may": ", ".join(["listen"] + ["have her images sent"] * bool(said.threat.get("queries")))
-        + (", use the key" if attack.with_secret else ""),
+        "She may": "have images of her own sent, listen" + (", use the key" if attack.with_secret else ""),
         "Images by role": ", ".join(f"{role.replace('_', ' ')} {_whole(n)}" for role, n in said.images.items()),
         "Decoder parameters": _whole(settings["parameters"]) if "parameters" in settings else "",
         "Training loss": perceptual,

@@ -4,7 +4,7 @@
 from semlink.schemes.base import Design, Scheme, Sent, schemes
 from semlink.schemes.deepjscc import DeepJSCC
 from semlink.schemes.deepjscc_encryption import DeepJSCCEncryption
-from semlink.schemes.keys import Key
+from semlink.schemes.key import Key
 from semlink.schemes.link import Link
 from semlink.schemes.task import Task
 

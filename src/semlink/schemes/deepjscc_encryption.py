@@ -28,7 +28,7 @@ from semlink import phy
 from semlink._errors import SemlinkError
 from semlink.schemes.base import Design, Sent, schemes
 from semlink.schemes.deepjscc import DeepJSCC
-from semlink.schemes.keys import Key, permutations
+from semlink.schemes.key import Key, permutations
 
 
 @schemes.register("deepjscc-encryption")

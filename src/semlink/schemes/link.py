@@ -17,11 +17,13 @@ class Link:
         snr_db: Es/N0 that the link is designed for, in dB.
     """
 
-    def __init__(self, scheme: Scheme, medium: phy.Channel, snr_db: float, seed: int = 0) -> None:
+    def __init__(self, scheme: Scheme, medium: phy.Channel, snr_db: float) -> None:
         self.scheme = scheme.eval()
         self.medium = medium
         self.snr_db = snr_db
-        self._generator = torch.Generator().manual_seed(seed)
+        # Unforeseeable, so that no two processes ever repeat a nonce or a noise; give a generator to repeat a result.
+        self._generator = torch.Generator()
+        self._generator.seed()
 
     @torch.no_grad()
     def transmit(self, images: Tensor, generator: torch.Generator | None = None) -> Sent:

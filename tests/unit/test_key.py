@@ -14,7 +14,7 @@ import torch
 
 from semlink._errors import SemlinkError
 from semlink.schemes import Key
-from semlink.schemes.keys import permutations
+from semlink.schemes.key import permutations
 
 SECRET = bytes(range(100, 132))
 ZERO = Key(bytes(32))
