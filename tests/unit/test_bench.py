@@ -368,9 +368,12 @@ def test_the_record_of_an_attack(attacked, sets):
 def test_a_finished_attack_is_not_run_again_and_another_is(run, attacked, monkeypatch):
     content, begun = attacked.read_bytes(), []
 
+    class Begun(Exception):
+        pass
+
     def run_again(self, fabric, watch):
         begun.append(self.folder.name)
-        raise KeyboardInterrupt
+        raise Begun
 
     monkeypatch.setattr(Fit, "run", run_again)
     assert attack(run, Threat(12), CPU, perceptual="none") == attacked  # a whole number is the same SNR
@@ -378,7 +381,7 @@ def test_a_finished_attack_is_not_run_again_and_another_is(run, attacked, monkey
     assert begun == []
     others = [(Threat(11.0), {}), (Threat(12.0), {"seed": 1}), (Threat(12.0), {"precision": "bf16"})]
     for threat, settings in others:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Begun):
             attack(run, threat, CPU, perceptual="none", **settings)
     assert len(set(begun) | {attacked.stem}) == 4
 

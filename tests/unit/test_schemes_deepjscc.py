@@ -231,12 +231,17 @@ def test_received_images_lie_in_0_1_and_may_leave_it_while_training():
     assert (shown.min(), shown.max()) == (0, 1)
 
 
-def test_same_seed_same_noise():
-    def once():
-        link = Link(make("deepjscc"), phy.AWGN(), 5.0, seed=3)
-        return link.channel(link.transmit(torch.ones(2, 3, 32, 32)).symbols).symbols
+def test_a_generator_repeats_the_noise_and_none_never_does():
+    link = Link(make("deepjscc"), phy.AWGN(), 5.0)
+    symbols = link.transmit(torch.ones(2, 3, 32, 32)).symbols
 
-    assert torch.equal(once(), once())
+    def heard(generator=None):
+        return link.channel(symbols, generator=generator).symbols
+
+    assert torch.equal(heard(torch.Generator().manual_seed(3)), heard(torch.Generator().manual_seed(3)))
+    assert not torch.equal(heard(), heard())
+    other = Link(make("deepjscc"), phy.AWGN(), 5.0)
+    assert not torch.equal(other.channel(symbols).symbols, heard())
 
 
 def test_a_few_steps_learn_two_classes_through_the_channel():

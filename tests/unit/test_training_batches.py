@@ -105,7 +105,7 @@ def test_the_shares_of_the_processes_are_disjoint_and_make_the_batch(world):
 
 
 def test_users_are_stacked_and_the_smallest_sets_the_pace():
-    users = [numbered(40), numbered(24, 100), numbered(33, 200)]
+    users = [numbered(24), numbered(24, 100), numbered(33, 200)]
     batches = Batches(users, 8, Augmentation(1, flip=True), seed=2)
     shown = list(batches.epoch(0, "s"))
     assert len(shown) == batches.rounds == 3
@@ -113,7 +113,7 @@ def test_users_are_stacked_and_the_smallest_sets_the_pace():
         assert images.shape == (3, 8, 1, 4, 4)
         assert torch.equal(targets // 100, torch.arange(3)[:, None].expand(3, 8))
     orders = torch.cat([targets for _, targets in shown], dim=1) % 100
-    assert not torch.equal(orders[0].argsort(), orders[1].argsort())  # users are not shuffled alike
+    assert not torch.equal(orders[0], orders[1])  # users are not shuffled alike
 
 
 def test_a_set_smaller_than_a_batch_is_one_batch():

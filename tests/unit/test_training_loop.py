@@ -77,6 +77,30 @@ def test_a_frozen_parameter_is_neither_moved_nor_thawed(tmp_path, fabric):
     assert model.level.requires_grad
 
 
+class Listener(Mean):
+    """Keeps the noise that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[torch.Tensor] = []
+
+    def forward(self, images, targets, generator):
+        self.heard.append(torch.randn(1000, generator=generator))
+        return super().forward(images, targets, generator)
+
+
+def test_every_step_of_every_phase_and_epoch_has_noise_of_its_own(tmp_path, fabric):
+    heard = []
+    for seed in (3, 4):
+        one, two = Listener(), Listener()
+        both = nn.ModuleList([one, two])
+        fit(both, [Phase("a", one, STEADY), Phase("b", two, STEADY)], tmp_path / str(seed), seed=seed).run(fabric)
+        assert len(one.heard) == len(two.heard) == 4 * 3
+        heard += one.heard + two.heard
+    correlation = torch.corrcoef(torch.stack(heard)) - torch.eye(len(heard))
+    assert correlation.abs().max() < 6 / 1000**0.5
+
+
 class Game(nn.Module):
     """(x - 1)^2 + 2 (x - 1)(y + 2) - (y + 2)^2: x minimises, y maximises, the saddle is at (1, -2)."""
 

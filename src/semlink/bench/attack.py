@@ -69,7 +69,8 @@ def attack(
     scale = size.scale(sets.image_shape[0])
     settings = {"width": scale.decoder_width, "taps": size.perceptual_taps if perceptual == "vgg16" else 0}
     described: dict[str, Any] = {"attack": name, **threat.describe(), **settings, "seed": seed, "precision": precision}
-    work = folder / f"attack-{hashlib.sha256(repr(sorted(described.items())).encode()).hexdigest()[:12]}"
+    name_of = repr((sorted(described.items()), trained.weights_sha256))  # a link trained anew is another victim
+    work = folder / f"attack-{hashlib.sha256(name_of.encode()).hexdigest()[:12]}"
     if threat.with_secret and link.scheme.secret is None:
         raise SemlinkError(
             f"scheme '{trained.recipe.scheme}' has no key, so there is no attack with the key; leave it out"

@@ -54,8 +54,8 @@ def _link(epochs: int, batch_size: int, rate: float) -> Schedule:
     return Schedule(epochs, batch_size, Optimiser("sgd", rate, 5e-4, schedule="triangle"), label_smoothing=0.1)
 
 
-def _attack(epochs: int, batch_size: int) -> Schedule:
-    return Schedule(epochs, batch_size, Optimiser("adamw", 1e-3, schedule="cosine", warm_up=0.1))
+def _attack(epochs: int, batch_size: int, rate: float = 1e-3) -> Schedule:
+    return Schedule(epochs, batch_size, Optimiser("adamw", rate, schedule="cosine", warm_up=0.1))
 
 
 _COLOUR, _GREY, _TINY = Backbone(256, 640), Backbone(64, 128), Backbone(16, 16)
@@ -69,8 +69,8 @@ PRESETS = {
         images=512,
     ),
     "cpu": Preset(
-        colour=Scale(_COLOUR, _link(30, 256, 0.2), 256, _attack(16, 64)),
-        grey=Scale(_GREY, _link(20, 128, 0.1), 64, _attack(30, 64)),
+        colour=Scale(_COLOUR, _link(30, 256, 0.2), 256, _attack(12, 64)),
+        grey=Scale(_GREY, _link(20, 128, 0.1), 64, _attack(30, 64, 3e-3)),
         perceptual_taps=2,
         draws=5,
     ),

@@ -99,7 +99,9 @@ class Classifier(nn.Module):
 class ImageDecoder(nn.Module):
     """``(B, features) -> (B, C, S, S)``: draws an image from a code of any arrangement.
 
-    The first layer is fully connected, so no order of the features is harder than another. The output is linear (not a
+    The first layer is fully connected, so no order of the features is harder than another. Beside it a linear shortcut
+    reads the features as a 4x4 map, as DeepJSCC sends them: what is linear in the code is learned in a few hundred
+    steps (an attacker without it stayed 10 dB lower on a code that hardly compresses). The output is linear (not a
     sigmoid): 0 and 1 are reached exactly after the caller clamps, and gradients do not vanish there.
     """
 
@@ -116,13 +118,19 @@ class ImageDecoder(nn.Module):
             layers += [nn.Upsample(scale_factor=2), ConvBlock(channels, narrower), Residual(narrower)]
             channels = narrower
         self.layers = nn.Sequential(*layers)
+        self.padding = -features % LATENT_SIDE**2
+        self.block = side // LATENT_SIDE
+        depth = (features + self.padding) // LATENT_SIDE**2
+        self.shortcut = nn.Conv2d(depth, image_shape[0] * self.block**2, 1, bias=False)
+        nn.init.zeros_(self.shortcut.weight)
         self.draw = nn.Conv2d(channels, image_shape[0], 3, padding=1)
         nn.init.constant_(self.draw.bias, 0.5)  # pyright: ignore[reportArgumentType]
 
     def forward(self, features: Tensor) -> Tensor:
         """Draw a batch of images; clamp to [0, 1] before looking at them."""
         latent = self.seed(features).unflatten(1, (self.width, LATENT_SIDE, LATENT_SIDE))
-        image = self.draw(self.layers(latent))
+        code = F.pad(features, (0, self.padding)).unflatten(1, (-1, LATENT_SIDE, LATENT_SIDE))
+        image = self.draw(self.layers(latent)) + F.pixel_shuffle(self.shortcut(code), self.block)
         near = self.crop // 2
         far = self.crop - near
         return image[..., near : image.shape[-2] - far, near : image.shape[-1] - far]
