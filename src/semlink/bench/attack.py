@@ -6,7 +6,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +23,7 @@ from semlink.data import DataSet, ImageSet
 from semlink.metrics import bootstrap_interval, mean_interval, mi_leakage, mi_null, psnr_db, ssim
 from semlink.nn import Perceptual
 from semlink.schemes import Key
-from semlink.training import Batches, Fit, Watcher, checkpoint, describe_machine, make_fabric, seeded
+from semlink.training import Batches, Fit, Watcher, checkpoint, make_fabric, seeded
 
 SHOWN = 10
 #: LPIPS is the dearest metric by far: one draw of so many test images; its interval says how many.
@@ -92,16 +91,14 @@ def attack(
         result = _judge(eve, sets, size.draws, seed, device, trained.recipe.task == "classify", perceptual == "vgg16")
         fall = last_fifth_fall([row["validation"]["loss"] for row in history])
         finished = record.AttackRecord(
-            code_sha256=record.code_sha256(),
-            machine=describe_machine(device),
-            recipe=trained.recipe,
-            data=trained.data,
-            weights_sha256=trained.weights_sha256,
-            timing={
-                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                "training_seconds": round(sum(row["epoch_seconds"] for row in history), 1),
-                "last_session_seconds": round(time.perf_counter() - begun, 1),
-            },
+            **record.origin(
+                trained.recipe,
+                trained.data,
+                trained.weights_sha256,
+                device,
+                training_seconds=sum(row["epoch_seconds"] for row in history),
+                last_session_seconds=time.perf_counter() - begun,
+            ),
             attack=name,
             threat=threat.describe(),
             settings=described

@@ -4,7 +4,6 @@
 import math
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -26,7 +25,7 @@ from semlink.metrics import (
     ssim,
 )
 from semlink.schemes import Key, Link
-from semlink.training import describe_machine, seeded
+from semlink.training import seeded
 
 BATCH = 500
 
@@ -82,15 +81,9 @@ def evaluate(
         points.append({"snr_db": value, **_measure(link, rows, test, names)})
     power, peak = phy.mean_power(symbols), phy.peak_power(symbols)
     measured = record.EvaluateRecord(
-        code_sha256=record.code_sha256(),
-        machine=describe_machine(device),
-        recipe=trained.recipe,
-        data=trained.data,
-        weights_sha256=trained.weights_sha256,
-        timing={
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - begun, 1),
-        },
+        **record.origin(
+            trained.recipe, trained.data, trained.weights_sha256, device, seconds=time.perf_counter() - begun
+        ),
         draws=draws,
         noise_seed=seed,
         power={

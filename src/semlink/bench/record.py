@@ -3,16 +3,19 @@
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from semlink import _version
 from semlink._errors import SemlinkError
 from semlink._files import write_text
 from semlink.metrics import Interval
+from semlink.training import describe_machine
 
 FORMAT = 1
 REMEDY = "restore it from a copy, or remove it and repeat the command that made it"
@@ -110,6 +113,21 @@ class AttackRecord(Record):
 
 
 R = TypeVar("R", bound=Record)
+
+
+def origin(
+    recipe: Recipe, data: dict[str, Any], weights_sha256: str, device: torch.device, **seconds: float
+) -> dict[str, Any]:
+    """Return the fields that every record has, for a result obtained just now; ``seconds`` become its timing."""
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    return {
+        "code_sha256": code_sha256(),
+        "machine": describe_machine(device),
+        "recipe": recipe,
+        "data": data,
+        "weights_sha256": weights_sha256,
+        "timing": {"finished": finished, **{name: round(value, 1) for name, value in seconds.items()}},
+    }
 
 
 def write(path: Path, record: Record) -> None:

@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -28,7 +27,7 @@ from semlink.bench.presets import preset
 from semlink.data import ImageSet
 from semlink.phy import Received
 from semlink.schemes import Key, Link
-from semlink.training import Batches, Fit, Watcher, checkpoint, describe_machine, make_fabric, seeded
+from semlink.training import Batches, Fit, Watcher, checkpoint, make_fabric, seeded
 
 
 def default_folder(recipe: record.Recipe) -> Path:
@@ -115,18 +114,18 @@ def _train(
     history = fit.run(fabric, watch)
     if fabric.is_global_zero:
         checkpoint.save_tensors(folder / "weights.safetensors", link.scheme.state_dict())
+        origin = record.origin(
+            recipe,
+            sets.provenance,
+            sha256_file(folder / "weights.safetensors"),
+            fabric.device,
+            training_seconds=sum(row["epoch_seconds"] for row in history),
+            last_session_seconds=time.perf_counter() - begun,
+        )
+        origin["machine"]["processes"] = fabric.world_size
         done = record.TrainRecord(
-            code_sha256=record.code_sha256(),
+            **origin,
             started_by_code_sha256=started_by,
-            machine=describe_machine(fabric.device) | {"processes": fabric.world_size},
-            recipe=recipe,
-            data=sets.provenance,
-            weights_sha256=sha256_file(folder / "weights.safetensors"),
-            timing={
-                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                "training_seconds": round(sum(row["epoch_seconds"] for row in history), 1),
-                "last_session_seconds": round(time.perf_counter() - begun, 1),
-            },
             selection="weights of the last epoch",
             schedule=dataclasses.asdict(plan) | {"training_images": len(transceiver)},
             parameters=_count(link),
