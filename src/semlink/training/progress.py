@@ -46,9 +46,8 @@ class ScreenProgress:
         if self.plain and moment.epoch > self.said and round(moment.progress * moment.epochs, 6) >= moment.epoch:
             self.said = moment.epoch
             left = f"{moment.seconds_left:.0f} s left"
-            self.bar.console.print(
-                f"{self.title}: epoch {moment.epoch}/{moment.epochs}  {numbers}  {left}", highlight=False
-            )
+            line = f"{self.title}: epoch {moment.epoch}/{moment.epochs}  {numbers}  {left}"
+            self.bar.console.print(line, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> "ScreenProgress":
         self.bar.start()
