@@ -2,7 +2,8 @@
 """What Semlink adds to the start of a program: ``python benchmarks/startup.py``.
 
 Targets: ``import semlink`` adds less than 0.3 s to torch's import; ``semlink --help`` answers in less than 0.5 s. What
-fetching every public name adds is shown too: most of it is pydantic building the records. Each command runs in a fresh interpreter, in turn, five times after one warm-up; medians are compared.
+fetching every public name adds is shown too: most of it is pydantic building the records. Each command runs in a
+fresh interpreter, in turn, five times after one warm-up; medians are compared.
 """
 
 import statistics
