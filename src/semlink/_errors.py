@@ -13,6 +13,10 @@ class SemlinkError(Exception):
     """
 
 
+class TrainingDiverged(RuntimeError):
+    """A loss became infinite or not a number."""
+
+
 def check_name(kind: str, given: str, known: Iterable[str]) -> str:
     """Return ``given`` if it is one of ``known``.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from semlink import __version__
 from semlink._arguments import check_arguments
-from semlink._errors import SemlinkError, check_name
+from semlink._errors import SemlinkError, TrainingDiverged, check_name
 
 if TYPE_CHECKING:
     from semlink.schemes import Key
@@ -316,6 +316,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(argv)
     except SemlinkError as error:
         return _fail(str(error), 2)
+    except TrainingDiverged as error:
+        return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("interrupted; every finished epoch is kept, and the same command resumes", 130)
     except BrokenPipeError:
@@ -338,14 +340,7 @@ def _dispatch(argv: list[str]) -> int:
     verb = check_name("verb", argv[0], VERBS)
     command = _parse(verb, VERBS[verb], argv[1:])
     if command is not None:
-        try:
-            command.run()
-        except Exception as error:
-            from semlink.training import TrainingDiverged
-
-            if isinstance(error, TrainingDiverged):
-                return _fail(str(error), 1)
-            raise
+        command.run()
     return 0
 
 

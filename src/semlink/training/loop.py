@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from semlink._errors import SemlinkError
+from semlink._errors import SemlinkError, TrainingDiverged
 from semlink._files import write_text
 from semlink.nn import Phase
 from semlink.training import checkpoint
@@ -27,10 +27,6 @@ from semlink.training.device import Precision
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-class TrainingDiverged(RuntimeError):
-    """A loss became infinite or not a number."""
 
 
 @dataclass(frozen=True)
