@@ -58,7 +58,7 @@ def main(folder: Path) -> int:
     train(recipe, folder, CPU)
     with ScreenProgress("inversion") as watch:
         path = attack(folder, Threat(200.0), CPU, precision=resolve_precision(CPU), watch=watch)
-    found = record.read(path, record.AttackRecord)
+    found = record.read(path, record.JudgeRecord)
     print(text.attacked(found, path))
     return 0 if found.results["psnr_db"].low > 30 else 1
 

@@ -44,6 +44,10 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+class Busy(SemlinkError):
+    """Another live process holds a folder."""
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold ``folder`` for this process alone.
@@ -51,14 +55,14 @@ def exclusive(folder: Path) -> Iterator[None]:
     The lock belongs to the operating system, which releases it when the process dies, however it dies.
 
     Raises:
-        SemlinkError: another live process holds the folder.
+        Busy: another live process holds the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SemlinkError(
+            raise Busy(
                 f"{folder} is in use by another semlink process; wait for it to end or choose another --out"
             ) from None
         yield

@@ -235,7 +235,12 @@ def test_an_attack_that_is_killed_resumes_too(launch, whole, tmp_path):
     drawn = first.with_suffix(".safetensors")
     assert (folder / drawn.name).read_bytes() == drawn.read_bytes()
     assert {path.name for path in folder.iterdir()} == FILES | {first.name, drawn.name, first.stem}
-    assert {path.name for path in (folder / first.stem).iterdir()} == {"lock", "log.jsonl"}
+    assert {path.name for path in (folder / first.stem).iterdir()} == {
+        "lock",
+        "log.jsonl",
+        "record.json",
+        "weights.safetensors",
+    }
 
 
 def test_one_run_has_one_owner_and_ctrl_c_ends_it_well(launch, whole, tmp_path):

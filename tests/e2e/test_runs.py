@@ -217,14 +217,14 @@ def test_a_run_that_is_not_finished(half):
 
 def test_a_folder_from_a_newer_semlink(first, half, copy, tmp_path):
     folder = copy(first)
-    edit(folder / "record.json", format=2)
+    edit(folder / "record.json", format=3)
     for verb in (evaluate, attack):
-        refused(verb(folder), "record.json has format 2, made by a newer Semlink; this one reads format 1")
+        refused(verb(folder), "record.json has format 3, made by a newer Semlink; this one reads format 2")
     shutil.rmtree(folder)
     folder = copy(half)
-    edit(folder / "recipe.json", format=2)
+    edit(folder / "recipe.json", format=3)
     before = content(folder)
-    refused(train(folder), str(folder), "has format 2", "choose another --out")
+    refused(train(folder), str(folder), "has format 3", "choose another --out")
     assert content(folder) == before
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Intervals and accuracies against scipy and scikit-learn."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from semlink.metrics import (
+    Interval,
     accuracy,
     attribute_accuracy,
     attribute_balanced_accuracy,
@@ -17,8 +20,12 @@ from semlink.metrics import (
     bootstrap_interval,
     correct,
     correct_attributes,
+    holm,
     mean_interval,
     paired_difference,
+    seed_difference,
+    seed_interval,
+    unpaired_difference,
 )
 from semlink.metrics.statistics import t_quantile
 
@@ -28,7 +35,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 @settings(max_examples=200, deadline=None)
-@given(some.floats(0.5, 0.9995), some.floats(1, 1e6))
+@given(some.floats(0.5, 0.9995), some.one_of(some.floats(1, 1e6), some.just(np.inf)))
 def test_t_quantile_is_that_of_scipy(probability: float, freedom: float):
     assert t_quantile(probability, freedom) == pytest.approx(stats.t.ppf(probability, freedom), rel=1e-7, abs=1e-9)
 
@@ -42,11 +49,49 @@ def test_mean_interval_is_that_of_scipy(n: int, level: float):
     np.testing.assert_allclose([interval.low, interval.high], [low, high], rtol=1e-6)
 
 
-def test_paired_difference_is_the_paired_t_test():
-    a, b = torch.randn(2, 40, generator=seeded())
-    expected = stats.ttest_rel(a.double().numpy(), b.double().numpy()).confidence_interval(0.95)
-    interval = paired_difference(a, b)
-    np.testing.assert_allclose([interval.low, interval.high], expected, rtol=1e-6)
+def check(interval: Interval, expected, level: float = 0.95) -> None:
+    """Hold an interval and its p-value to the result of one of scipy's t tests."""
+    np.testing.assert_allclose([interval.low, interval.high], expected.confidence_interval(level), rtol=1e-9)
+    assert interval.p_value == pytest.approx(expected.pvalue, rel=1e-9)
+    assert interval.level == level
+
+
+@pytest.mark.parametrize(("shift", "level"), [(0.0, 0.95), (0.5, 0.9), (20.0, 0.95)])
+def test_paired_difference_is_the_paired_t_test(shift: float, level: float):
+    a, b = torch.randn(2, 3, 40, generator=seeded(), dtype=torch.float64)
+    expected = stats.ttest_rel(a.mean(0).numpy() + shift, b.mean(0).numpy())
+    check(paired_difference(a + shift, b, level), expected, level)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+def test_seeds_have_the_t_tests_of_scipy(seeds: int):
+    a, b = torch.randn(2, seeds, generator=seeded(seeds), dtype=torch.float64)
+    alone, expected = seed_interval(a), stats.ttest_1samp(a.numpy(), 0).confidence_interval(0.95)
+    np.testing.assert_allclose([alone.low, alone.high], expected, rtol=1e-9)
+    check(seed_difference(a + 1, b, paired=True), stats.ttest_rel(a.numpy() + 1, b.numpy()))
+    longer = torch.cat([b, 4 * a])
+    check(seed_difference(a, longer, paired=False), stats.ttest_ind(a.numpy(), longer.numpy(), equal_var=False))
+
+
+@pytest.mark.parametrize("levels", [(0.95, 0.95), (0.5, 0.95), (0.99, 0.8)])
+def test_the_difference_of_two_t_intervals_is_welch_s(levels: tuple[float, float]):
+    g = seeded()
+    a, b = 3 * torch.randn(12, generator=g, dtype=torch.float64) + 1, torch.randn(50, generator=g, dtype=torch.float64)
+    expected = stats.ttest_ind(a.numpy(), b.numpy(), equal_var=False)
+    check(unpaired_difference(mean_interval(a, levels[0]), mean_interval(b, levels[1])), expected, max(levels))
+
+
+def closed_testing(p: list[float]) -> list[float]:
+    """Adjust p-values the long way: a hypothesis falls when every intersection it belongs to falls by Bonferroni."""
+    groups = [g for size in range(1, len(p) + 1) for g in combinations(range(len(p)), size)]
+    bonferroni = {g: min(1.0, len(g) * min(p[i] for i in g)) for g in groups}
+    return [max(value for g, value in bonferroni.items() if i in g) for i in range(len(p))]
+
+
+@settings(deadline=None)
+@given(some.lists(some.one_of(some.floats(0, 1), some.sampled_from([0.0, 0.01, 0.02, 1.0])), min_size=1, max_size=8))
+def test_holm_is_closed_testing_with_bonferroni(p: list[float]):
+    assert holm(p) == closed_testing(p)
 
 
 def test_bootstrap_is_the_percentile_one():

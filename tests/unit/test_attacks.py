@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from semlink import attacks, phy
 from semlink._errors import SemlinkError
 from semlink.attacks import Inversion, Tap, Threat, class_means, mean_image
-from semlink.bench.attack import fingerprint
+from semlink.bench.attacker import fingerprint
 from semlink.data import ImageSet
 from semlink.nn import Backbone, Optimiser
 from semlink.schemes import DeepJSCC, DeepJSCCEncryption, Design, Key, Link, Scheme, Sent, Task
@@ -130,7 +130,13 @@ def test_a_tap_gives_features_and_no_way_back(kind, uses):
     assert heard.grad_fn is None
     assert not heard.requires_grad
     assert tap.image_shape == SHAPE
-    assert [name for name in dir(tap) if not name.startswith("_")] == ["features", "image_shape", "intercept", "threat"]
+    assert [name for name in dir(tap) if not name.startswith("_")] == [
+        "features",
+        "hear",
+        "image_shape",
+        "intercept",
+        "threat",
+    ]
     attack = Inversion(tap, 16, 0)
     assert not any(module is link.scheme for module in attack.modules())
     assert not any("scheme" in name or "encoder" in name for name in attack.state_dict())

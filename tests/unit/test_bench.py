@@ -4,7 +4,6 @@
 import dataclasses
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,26 +15,27 @@ from semlink._errors import SemlinkError
 from semlink.attacks import Inversion, Threat
 from semlink.bench import (
     attack,
+    attacker,
+    code,
     create,
     default_folder,
     evaluate,
+    evaluator,
     held_precision,
     links,
     load,
     make_recipe,
     presets,
     record,
+    scoring,
     train,
+    trainer,
 )
 from semlink.metrics import psnr_db
 from semlink.schemes import Key, Link
-from semlink.training import Fit
+from semlink.training import Fit, checkpoint
 
 CPU = torch.device("cpu")
-
-
-# The package's functions have the names of the modules that they come from.
-evaluating, attacking, training = (sys.modules[each.__module__] for each in (evaluate, attack, train))
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +131,10 @@ def test_initial_weights_depend_on_the_seed_alone():
 
 def test_a_record_of_a_run_says_what_was_run(run):
     said = record.read(run / "record.json", record.TrainRecord)
-    assert (said.kind, said.format, said.recipe.seed, said.recipe.precision) == ("train", 1, 0, "fp32")
-    assert said.code_sha256 == said.started_by_code_sha256 == record.code_sha256()
+    assert (said.kind, said.format, said.recipe.seed, said.recipe.precision) == ("train", 2, 0, "fp32")
+    assert said.code_sha256 == record.code_sha256()
+    assert said.step_sha256 == said.started_by_step_sha256 == code.modules_sha256(*trainer.modules("deepjscc"))
+    assert said.libraries["torch"] == torch.__version__
     assert said.data["sha256"] == data.load("digits").provenance["sha256"]
     assert said.machine["processes"] == 1
     assert said.schedule["training_images"] == 512
@@ -145,7 +147,7 @@ def test_a_record_of_a_run_says_what_was_run(run):
 
 def test_multiply_adds_agree_with_counting_by_hand():
     link, counted = create("deepjscc", data="cifar10", preset="smoke"), 0
-    said = sum(training.multiply_adds(link).values())
+    said = sum(trainer.multiply_adds(link).values())
 
     def count(module, inputs, output):
         nonlocal counted
@@ -169,7 +171,7 @@ def test_a_record_of_another_kind_or_version_is_refused(run, attacked, tmp_path)
         record.read(run / "record.json", record.EvaluateRecord)
     raw = json.loads((run / "record.json").read_text())
     path = tmp_path / "record.json"
-    for version, age in ((2, "a newer"), (0, "another"), ("1", "another"), (None, "another")):
+    for version, age in ((3, "a newer"), (1, "an older"), ("2", "an older"), (None, "an older")):
         path.write_text(json.dumps(raw | {"format": version}))
         with pytest.raises(SemlinkError, match=f"format {version}, made by {age} Semlink"):
             record.read(path, record.TrainRecord)
@@ -212,7 +214,7 @@ def test_without_noise_the_evaluation_is_the_accuracy_of_the_link(run, sets):
 
 def test_each_image_is_encoded_once_and_its_draws_are_averaged_first(run, sets, monkeypatch):
     n, encoded, utilities = len(sets.test), 0, []
-    transmit, accuracy = Link.transmit, evaluating.accuracy
+    transmit, accuracy = Link.transmit, evaluator.accuracy
 
     def counting(self, images, generator=None):
         nonlocal encoded
@@ -224,7 +226,7 @@ def test_each_image_is_encoded_once_and_its_draws_are_averaged_first(run, sets, 
         return accuracy(utility)
 
     monkeypatch.setattr(Link, "transmit", counting)
-    monkeypatch.setattr(evaluating, "accuracy", spying)
+    monkeypatch.setattr(evaluator, "accuracy", spying)
     said = evaluate(run, [0.0, 12.0], 3, 0, CPU)
     assert encoded == n
     assert [utility.shape for utility in utilities] == [(3, n), (3, n)]
@@ -246,7 +248,8 @@ def test_the_noise_depends_on_seed_and_snr_and_not_on_the_grid_or_the_batches(ru
     assert points([6.0]) == both[1:]
     assert points([6]) == both[1:]  # a whole number is the same SNR
     assert points([6.0], seed=1) != both[1:]
-    monkeypatch.setattr(evaluating, "BATCH", 250)
+    monkeypatch.setattr(scoring, "BATCH", 250)
+    monkeypatch.setattr(evaluator, "BATCH", 250)
     for small, large in zip(points([3.0, 6.0]), both, strict=True):
         assert small["accuracy"]["mean"] == pytest.approx(large["accuracy"]["mean"], abs=0.2)  # two answers in 1,024
 
@@ -338,12 +341,12 @@ def test_a_key_is_asked_for_compared_and_never_put_into_another_link(run, tmp_pa
     ],
 )
 def test_the_fall_of_the_last_fifth(losses, fall):
-    found = attacking.last_fifth_fall(losses)
+    found = attacker.last_fifth_fall(losses)
     assert found == (None if fall is None else pytest.approx(fall))
 
 
 def test_the_record_of_an_attack(attacked, sets):
-    said = record.read(attacked, record.AttackRecord)
+    said = record.read(attacked, record.JudgeRecord)
     assert (said.converged, said.last_fifth_fall) == (False, None)  # two epochs say nothing
     assert said.images == {"attacker": 512, "attacker_validation": 250, "test": 512}
     assert set(said.results) == {"psnr_db", "ssim", "mi_leakage"}
@@ -358,7 +361,7 @@ def test_the_record_of_an_attack(attacked, sets):
     by_class = psnr_db(means[targets], images).mean().item()
     assert said.baselines["mean_image"]["psnr_db"].mean == pytest.approx(mean, abs=1e-3)
     assert said.baselines["class_mean"]["psnr_db"].mean == pytest.approx(by_class, abs=1e-3)
-    drawn = attacking.checkpoint.load_file(attacked.with_suffix(".safetensors"))
+    drawn = checkpoint.load_file(attacked.with_suffix(".safetensors"))
     assert torch.equal(drawn["originals"], images[:10])
     assert drawn["drawn"].shape == drawn["originals"].shape
     assert drawn["drawn"].min() >= 0
@@ -401,10 +404,10 @@ def test_an_attack_that_changes_its_victim_is_void(run, monkeypatch):
 
 
 def test_the_same_attack_twice_has_the_same_record(run, attacked):
-    first = record.read(attacked, record.AttackRecord).model_dump(exclude={"timing"})
+    first = record.read(attacked, record.JudgeRecord).model_dump(exclude={"timing"})
     attacked.unlink()  # what the error about a damaged record advises
     assert attack(run, Threat(12.0), CPU, perceptual="none") == attacked
-    second = record.read(attacked, record.AttackRecord).model_dump(exclude={"timing"})
+    second = record.read(attacked, record.JudgeRecord).model_dump(exclude={"timing"})
     for said in (first, second):
         for row in said["history"]:
             row.pop("epoch_seconds")

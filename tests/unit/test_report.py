@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from semlink._errors import SemlinkError
 from semlink.bench import record
-from semlink.bench.record import AttackRecord, EvaluateRecord, Measurement, Recipe, TrainRecord
+from semlink.bench.record import EvaluateRecord, JudgeRecord, Measurement, Recipe, TrainRecord
 from semlink.report import takeaways, write_page
 from semlink.report.figures import strip_uri
 from semlink.report.tables import numbers
@@ -31,6 +31,8 @@ def measurement(mean, half, unit="dB", n=1000):
 def common(recipe, weights):
     return {
         "code_sha256": HASH,
+        "step_sha256": HASH,
+        "libraries": {"torch": "2.13.0"},
         "machine": {"device": "cpu", "processor": "Test processor", "threads": 2, "python": "3.11.7"},
         "recipe": recipe,
         "data": {"name": recipe.data, "sha256": "feed" * 16, "splits": {"test": {"n": 1000, "sha256": HASH}}},
@@ -48,7 +50,7 @@ def make_run(folder, scheme="deepjscc", utility=96.0, evaluated=True, weights="b
     recipe = Recipe(**given | recipe)
     trained = TrainRecord(
         **common(recipe, weights),
-        started_by_code_sha256=HASH,
+        started_by_step_sha256=HASH,
         selection="weights of the last epoch",
         schedule={"epochs": 20},
         parameters={"encoder": 1234567, "decoder": 7654, "total": 1242221},
@@ -87,16 +89,18 @@ def add_attack(folder, psnr, with_key=False, converged=True, lpips=False, pictur
         }
         return found | ({"lpips": measurement(9 / psnr_db, 0.017, "1")} if lpips else {})
 
-    attack = AttackRecord(
+    attack = JudgeRecord(
         **common(trained.recipe, trained.weights_sha256),
         attack="inversion",
         threat={"snr_db": 12.0, "with_secret": with_key},
         settings={"width": 64, "taps": 2 * lpips, "seed": 0, "schedule": {"batch_size": 128}, "parameters": 345678},
         converged=converged,
         last_fifth_fall=None if epochs < 5 else 0.004 if converged else 0.0437,
+        attacker_sha256=HASH,
         draws=5,
+        noise_seed=0,
         images={"attacker": 1000, "attacker_validation": 250, "test": 1000},
-        results=results(psnr, psnr / 40),
+        points=[{"snr_db": 12.0, **results(psnr, psnr / 40)}],
         baselines={"mean_image": results(11.13, -0.0021), "class_mean": results(13.37, 0.1234)},
         history=[{"epoch": i} for i in range(epochs)],
     )
@@ -183,7 +187,7 @@ def test_page_holds_every_number_of_the_records(tmp_path):
     digits, found = {"%": 2, "dB": 2, "bit": 3, "1": 3}, []
     for run in runs:
         for path in run.glob("attack-*.json"):
-            attack = record.read(path, AttackRecord)
+            attack = record.read(path, JudgeRecord)
             for results in (attack.results, *attack.baselines.values()):
                 found += results.values()
             assert f"{attack.settings['parameters']:,}" in text

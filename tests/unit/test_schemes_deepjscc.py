@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from semlink import phy, schemes
 from semlink._errors import SemlinkError
-from semlink.bench.train import multiply_adds
+from semlink.bench.trainer import multiply_adds
 from semlink.nn import Backbone, Optimiser
 from semlink.schemes import Design, Key, Link, Task
 from semlink.schemes.task import KINDS

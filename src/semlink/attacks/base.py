@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from semlink._registry import Registry
 from semlink.nn import Phase
 from semlink.nn.objective import Optimiser
-from semlink.schemes import Link
+from semlink.schemes import Link, Sent
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,14 @@ class Tap:
         """Real features per image: two for each channel use."""
         return 2 * self._link.scheme.design.channel_uses
 
-    @torch.no_grad()
     def intercept(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Have ``images: (B, C, H, W)`` sent and return what is heard, ``(B, features) float32``."""
-        sent = self._link.transmit(images, generator)
-        received = self._link.channel(sent.symbols, self.threat.snr_db, generator)
+        return self.hear(self._link.transmit(images, generator), generator)
+
+    @torch.no_grad()
+    def hear(self, sent: Sent, generator: torch.Generator, snr_db: float | None = None) -> Tensor:
+        """Return what is heard of ``sent``, at ``snr_db`` instead of the threat's own if that is given."""
+        received = self._link.channel(sent.symbols, self.threat.snr_db if snr_db is None else snr_db, generator)
         return self._link.scheme.observe(received, sent.header, self.threat.with_secret)
 
 

@@ -3,6 +3,7 @@
 
 import dataclasses
 import math
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -62,6 +63,16 @@ def make_recipe(
         precision=precision,
         key=key.describe() if key else None,
     )
+
+
+def module_of(scheme: str) -> str:
+    """Return the module that defines a scheme."""
+    return schemes[scheme].__module__
+
+
+def secret_of(scheme: str) -> str | None:
+    """Return what an attacker of a scheme would have to hold, None if it has no secret."""
+    return schemes[scheme].secret
 
 
 def check_seed(seed: int) -> None:
@@ -131,32 +142,46 @@ def create(scheme: str, **settings: str | float | int | bool | Key | None) -> Li
     return link
 
 
-def load(folder: str | Path, key: Key | None = None) -> Link:
-    """Return the trained link of a run folder.
+def load(source: str | Path, key: Key | None = None) -> Link:
+    """Return the trained link of a run folder or of the zoo.
+
+    Example:
+        >>> link = load("runs/mine")
+        >>> link = load("zoo:deepjscc-cifar10")
 
     Args:
-        folder: where ``semlink train`` wrote.
+        source: where ``semlink train`` wrote, or "zoo:" and the name of a link of the zoo.
         key: the user's key, for a link that was trained with one; without it the receiver answers as with a wrong key.
 
     Raises:
-        SemlinkError: the folder is no finished run, is from a newer version, or is damaged; or the key is another.
+        SemlinkError: the folder is no finished run, is from a newer version, or is damaged; the zoo has no such link or
+            cannot be reached; or the key is another.
     """
-    folder = Path(folder)
-    trained = read_run(folder)
+    trained, weights = _find(source)
     link = build(trained.recipe)
     remedy = "restore it from a copy, or remove record.json beside it and train again"
-    tensors = checkpoint.load_tensors(folder / "weights.safetensors", trained.weights_sha256, remedy)
+    tensors = checkpoint.load_tensors(weights, trained.weights_sha256, remedy)
     try:
         link.scheme.load_state_dict(tensors)
     except RuntimeError:
         raise SemlinkError(
-            f"{folder / 'weights.safetensors'} does not fit '{trained.recipe.scheme}' of this Semlink; "
+            f"{weights} does not fit '{trained.recipe.scheme}' of this Semlink; "
             f"use Semlink {trained.semlink}, or train again in another folder"
         ) from None
     if key is not None:
-        check_key(trained.recipe, key, folder)
+        check_key(trained.recipe, key, Path(source))
         give_key(link.scheme, key)
     return link
+
+
+def _find(source: str | Path) -> tuple[record.TrainRecord, Path]:
+    """Return the record of a trained link and the path of its weights."""
+    if isinstance(source, str) and source.startswith("zoo:"):
+        # Found by name, not by an import statement: the zoo builds on this module, and, since the weights are known by
+        # their SHA-256, its code changes no result and must not count among what trainings depend on (bench.code).
+        return import_module("semlink.bench.zoo").read(source)
+    folder = Path(source)
+    return read_run(folder), folder / "weights.safetensors"
 
 
 def check_key(recipe: record.Recipe, key: Key | None, folder: Path) -> None:

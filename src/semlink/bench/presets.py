@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much work a run does: ``smoke`` proves the path, ``cpu`` suits two cores, ``paper`` is the full schedule."""
+"""How much work a run does: ``smoke`` proves the path, ``short`` compares many links on two cores, ``cpu`` trains one
+well there, ``paper`` is the full schedule."""
 
 from dataclasses import dataclass
 
@@ -67,6 +68,12 @@ PRESETS = {
         perceptual_taps=1,
         draws=1,
         images=512,
+    ),
+    "short": Preset(
+        colour=Scale(_COLOUR, _link(6, 256, 0.2), 256, _attack(6, 64)),
+        grey=Scale(_GREY, _link(5, 128, 0.1), 64, _attack(10, 64, 3e-3)),
+        perceptual_taps=2,
+        draws=5,
     ),
     "cpu": Preset(
         colour=Scale(_COLOUR, _link(30, 256, 0.2), 256, _attack(12, 64)),

@@ -10,10 +10,10 @@ import torch
 
 from semlink.attacks import Threat
 from semlink.bench import links
-from semlink.bench.attack import attack
-from semlink.bench.evaluate import evaluate
+from semlink.bench.attacking import attack
+from semlink.bench.evaluator import evaluate
 from semlink.bench.presets import preset
-from semlink.bench.train import train
+from semlink.bench.trainer import train
 from semlink.training import Watcher
 
 GRID_DB = (4.0, 8.0, 12.0, 16.0, 20.0)

@@ -5,6 +5,7 @@ import hashlib
 import json
 from datetime import UTC, datetime
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -17,15 +18,19 @@ from semlink._files import write_text
 from semlink.metrics import Interval
 from semlink.training import describe_machine
 
-FORMAT = 1
+FORMAT = 2
+#: Those whose versions can change a result.
+LIBRARIES = ("torch", "numpy", "scipy", "lightning-fabric", "safetensors", "cryptography")
 REMEDY = "restore it from a copy, or remove it and repeat the command that made it"
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """What is read from a file and must be exactly what is expected there."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """All that determines a link, by names and numbers."""
 
     scheme: str
@@ -42,7 +47,7 @@ class Recipe(_Strict):
     key: dict[str, str] | None = None
 
 
-class Measurement(_Strict):
+class Measurement(Strict):
     """A number with its 95 % interval; ``n`` counts images, whose noise draws were averaged first."""
 
     mean: float
@@ -60,12 +65,17 @@ class Measurement(_Strict):
         return cls(mean=mean, low=low, high=high, n=interval.n, unit=unit, level=interval.level, method=interval.method)
 
 
-class Record(_Strict):
-    """What every record says."""
+class Record(Strict):
+    """What every record says.
+
+    ``code_sha256`` is of all of the installation's sources, ``step_sha256`` of the modules that made the result.
+    """
 
     format: int = FORMAT
     semlink: str = _version.VERSION
     code_sha256: str
+    step_sha256: str
+    libraries: dict[str, str]
     machine: dict[str, str | int]
     recipe: Recipe
     data: dict[str, Any]
@@ -77,7 +87,7 @@ class TrainRecord(Record):
     """A trained link."""
 
     kind: Literal["train"] = "train"
-    started_by_code_sha256: str
+    started_by_step_sha256: str
     selection: str
     schedule: dict[str, Any]
     parameters: dict[str, int]
@@ -96,32 +106,52 @@ class EvaluateRecord(Record):
     points: list[dict[str, float | Measurement]]
 
 
-class AttackRecord(Record):
-    """An attack on a link, judged on the test set."""
-
-    kind: Literal["attack"] = "attack"
+class _Trained(Record):
     attack: str
     threat: dict[str, float | bool]
     settings: dict[str, Any]
     converged: bool
     last_fifth_fall: float | None
-    draws: int
+    attacker_sha256: str
     images: dict[str, int]
-    results: dict[str, Measurement]
-    baselines: dict[str, dict[str, Measurement]]
     history: list[dict[str, Any]]
 
 
-R = TypeVar("R", bound=Record)
+class AttackRecord(_Trained):
+    """A trained attack on a link."""
+
+    kind: Literal["attack"] = "attack"
+
+
+class JudgeRecord(_Trained):
+    """What an attack learned, and what is known without it, on the test set over a grid of the eavesdropper's SNR."""
+
+    kind: Literal["judge"] = "judge"
+    draws: int
+    noise_seed: int
+    points: list[dict[str, float | Measurement]]
+    baselines: dict[str, dict[str, Measurement]]
+
+    @property
+    def results(self) -> dict[str, Measurement]:
+        """What was measured at the SNR that the attack was trained at, or at the first of a grid without it."""
+        own = self.threat["snr_db"]
+        point = next((point for point in self.points if point["snr_db"] == own), self.points[0])
+        return {name: value for name, value in point.items() if isinstance(value, Measurement)}
+
+
+R = TypeVar("R", bound=Strict)
 
 
 def origin(
-    recipe: Recipe, data: dict[str, Any], weights_sha256: str, device: torch.device, **seconds: float
+    recipe: Recipe, data: dict[str, Any], weights_sha256: str, device: torch.device, step_sha256: str, **seconds: float
 ) -> dict[str, Any]:
     """Return the fields that every record has, for a result obtained just now; ``seconds`` become its timing."""
     finished = datetime.now(UTC).isoformat(timespec="seconds")
     return {
         "code_sha256": code_sha256(),
+        "step_sha256": step_sha256,
+        "libraries": {name: version(name) for name in LIBRARIES},
         "machine": describe_machine(device),
         "recipe": recipe,
         "data": data,
@@ -130,7 +160,7 @@ def origin(
     }
 
 
-def write(path: Path, record: Record) -> None:
+def write(path: Path, record: Strict) -> None:
     """Write a record as JSON, atomically."""
     write_text(path, record.model_dump_json(indent=1) + "\n")
 
@@ -143,17 +173,17 @@ def read(path: Path, kind: type[R]) -> R:
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        version = raw["format"]
+        found = raw["format"]
     except OSError as error:
         raise SemlinkError(f"record {path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise SemlinkError(
             f"{path} is not a Semlink record, or is damaged: JSON with a field 'format' is expected; {REMEDY}"
         ) from None
-    if version != FORMAT:
-        age = "a newer" if isinstance(version, int) and version > FORMAT else "another"
+    if found != FORMAT:
+        age = "a newer" if isinstance(found, int) and found > FORMAT else "an older"
         raise SemlinkError(
-            f"{path} has format {version}, made by {age} Semlink; this one reads format {FORMAT}: install that one"
+            f"{path} has format {found}, made by {age} Semlink; this one reads format {FORMAT}: install that one"
         )
     try:
         return kind.model_validate(raw)

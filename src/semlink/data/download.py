@@ -56,23 +56,47 @@ def fetch(name: str, progress: bool = True) -> Path:
     return folder(name)
 
 
+def fetch_file(address: str, sha256: str, path: Path, otherwise: str) -> Path:
+    """Return ``path`` with the sum ``sha256``, downloaded from ``address`` unless it is there.
+
+    Args:
+        address: a file by http or https.
+        sha256: 64 hex digits.
+        path: where the file belongs; its folder is made.
+        otherwise: what to do where there is no network; the end of the error.
+
+    Raises:
+        SemlinkError: ``address`` does not deliver these bytes; the folder cannot be written.
+    """
+
+    def lacking() -> bool:
+        return not path.is_file() or sha256_file(path) != sha256
+
+    if lacking():
+        with workshop(path.parent) as scratch:
+            if lacking():  # another process may have fetched the file while this one waited for the workshop
+                _download(Download((address,), sha256), path.name, scratch, None, otherwise).replace(path)
+    return path
+
+
 def _complete(name: str, scratch: Path, bars: "Progress | None") -> None:
     # Looked up again: another process may have fetched the files while this one waited for the workshop.
     lacking = [file for file, found in zip(FILES[name], check(name), strict=True) if found.state != "ok"]
+    otherwise = f"put the files into {folder(name)} yourself"
     for download in DOWNLOADS[name]:
         title = PurePosixPath(download.addresses[0]).name
         if title.endswith(".tar.gz"):
             if lacking:
-                archive = _download(name, download, title, scratch, bars)
+                archive = _download(download, title, scratch, bars, otherwise)
                 for file, path in _extract(name, archive, lacking, scratch):
                     path.replace(data_root() / file.path)
         else:
             for file in lacking:
                 if PurePosixPath(file.path).name == title:
-                    _download(name, download, title, scratch, bars).replace(data_root() / file.path)
+                    _download(download, title, scratch, bars, otherwise).replace(data_root() / file.path)
 
 
-def _download(name: str, download: Download, title: str, scratch: Path, bars: "Progress | None") -> Path:
+def _download(download: Download, title: str, scratch: Path, bars: "Progress | None", otherwise: str) -> Path:
     """Return the path of a file in ``scratch`` with the published sum, from the first address that delivers it."""
     import pooch
     from requests import RequestException
@@ -92,10 +116,7 @@ def _download(name: str, download: Download, title: str, scratch: Path, bars: "P
             failures.append(f"{address}: {_reason(error)}")
         except ValueError:
             failures.append(f"{address}: the bytes received have not the published SHA-256")
-    raise SemlinkError(
-        f"cannot download {'; '.join(failures)}; nothing was kept: try again later, "
-        f"or put the files into {folder(name)} yourself"
-    )
+    raise SemlinkError(f"cannot download {'; '.join(failures)}; nothing was kept: try again later, or {otherwise}")
 
 
 def _reason(error: Exception) -> str:

@@ -3,14 +3,17 @@
 
 import base64
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from semlink._files import atomic_path
 from semlink.bench.record import Measurement
 
 _TEXT = "#010203"  # stands for the colour of the page's text, which only the reader's browser knows
@@ -29,16 +32,46 @@ class Curve:
 
 
 def curves_svg(curves: Sequence[Curve], ylabel: str, chance: float | None = None) -> str:
-    """Return an ``<svg>`` of measurements over SNR with their intervals.
+    """Return an ``<svg>`` of measurements over SNR with their intervals, for the page that it is put into.
 
-    Lines that coincide stay apart: each has its marker and dash, and is moved sideways by a hair. ``chance`` is drawn
-    where the axis reaches down to it anyway.
+    ``chance`` is drawn where the axis reaches down to it anyway.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
+    with _style():
+        figure, axes = _curves(curves, ylabel)
+        if chance is not None and axes.get_ylim()[0] <= chance:
+            _level(axes, "guessing", chance)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(buffer.getvalue())
 
-    every = sorted({snr for curve in curves for snr in curve.points})
-    hair = 0.012 * ((every[-1] - every[0]) or 1.0)
+
+def curves_file(
+    path: Path, curves: Sequence[Curve], *, title: str, note: str, xlabel: str, ylabel: str, levels: dict[str, float]
+) -> None:
+    """Draw measurements over SNR with their intervals to a file, atomically.
+
+    Args:
+        path: its suffix, as ``.png`` or ``.pdf``, says the format.
+        curves: what is drawn.
+        title: one line or several.
+        note: a smaller line below the title.
+        xlabel: what the SNR is of.
+        ylabel: what is measured.
+        levels: horizontal lines by name, for what does not depend on SNR.
+    """
+    with _style(), atomic_path(path) as part:
+        figure, axes = _curves(curves, ylabel)
+        figure.suptitle(title, fontsize=12)
+        axes.set_title(note, fontsize=9, pad=22)
+        axes.set_xlabel(xlabel)
+        _levels(axes, levels)
+        dated = {"Software": None} if path.suffix == ".png" else {"CreationDate": None}
+        figure.savefig(part, format=path.suffix[1:], dpi=200, metadata=dated)
+
+
+def _style() -> Any:
+    import matplotlib
+
     style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "semlink",
@@ -50,42 +83,65 @@ def curves_svg(curves: Sequence[Curve], ylabel: str, chance: float | None = None
         "axes.spines.top": False,
         "axes.spines.right": False,
     }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(400 / 72, (270 + 18 * len(curves)) / 72), dpi=72, layout="constrained")
-        axes = figure.add_subplot()
-        axes.set(xlabel="SNR Es/N0 (dB)", ylabel=ylabel, xticks=every[:: 1 + len(every) // 12])
-        axes.grid(axis="y", alpha=0.15, linewidth=0.8)
-        lines = []
-        for i, curve in enumerate(curves):
-            snrs, found = [*curve.points], [*curve.points.values()]
-            means = [m.mean for m in found]
-            lines.append(
-                axes.errorbar(
-                    [snr + hair * (i - (len(curves) - 1) / 2) for snr in snrs],
-                    means,
-                    [[m.mean - m.low for m in found], [m.high - m.mean for m in found]],
-                    color=COLOURS[i % len(COLOURS)],
-                    marker=_MARKERS[i % len(_MARKERS)],
-                    linestyle=_DASHES[i % len(_DASHES)],
-                    markersize=5.5,
-                    linewidth=1.6,
-                    elinewidth=1.2,
-                    capsize=3,
-                )
+    return matplotlib.rc_context(style)
+
+
+def _level(axes: Any, name: str, value: float) -> None:
+    axes.axhline(value, color=_TEXT, alpha=0.45, linewidth=1)
+    axes.text(1, value, name, transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=10.5)
+
+
+def _levels(axes: Any, levels: dict[str, float]) -> None:
+    """Draw horizontal lines, named at their right ends; names of lines that are close move up to stay apart."""
+    for value in levels.values():
+        axes.axhline(value, color=_TEXT, alpha=0.45, linewidth=1)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)  # as names shall not stretch it
+    height = -math.inf
+    for name, value in sorted(levels.items(), key=lambda each: each[1]):
+        height = max(value, height + 0.055 * (high - low))
+        axes.text(1.015, height, name, transform=axes.get_yaxis_transform(), va="center", fontsize=10.5)
+
+
+def _curves(curves: Sequence[Curve], ylabel: str) -> tuple[Any, Any]:
+    """Return a figure and its axes.
+
+    Lines that coincide stay apart: each has its marker and dash, and is moved sideways by a hair.
+    """
+    from matplotlib.figure import Figure
+
+    every = sorted({snr for curve in curves for snr in curve.points})
+    hair = 0.012 * ((every[-1] - every[0]) or 1.0)
+    figure = Figure(figsize=(400 / 72, (270 + 18 * len(curves)) / 72), dpi=72, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlabel="SNR Es/N0 (dB)", ylabel=ylabel, xticks=every[:: 1 + len(every) // 12])
+    axes.grid(axis="y", alpha=0.15, linewidth=0.8)
+    lines = []
+    for i, curve in enumerate(curves):
+        snrs, found = [*curve.points], [*curve.points.values()]
+        means = [m.mean for m in found]
+        lines.append(
+            axes.errorbar(
+                [snr + hair * (i - (len(curves) - 1) / 2) for snr in snrs],
+                means,
+                [[m.mean - m.low for m in found], [m.high - m.mean for m in found]],
+                color=COLOURS[i % len(COLOURS)],
+                marker=_MARKERS[i % len(_MARKERS)],
+                linestyle=_DASHES[(i + i // len(_DASHES)) % len(_DASHES)],  # of which no two lines share all three
+                markersize=5.5,
+                linewidth=1.6,
+                elinewidth=1.2,
+                capsize=3,
             )
-        axes.margins(x=0.06, y=0.08)
-        for snr_db in sorted({curve.design_snr_db for curve in curves}):
-            axes.axvline(snr_db, color=_TEXT, alpha=0.45, linewidth=1, linestyle=(0, (1, 3)), zorder=0)
-            text = f"trained at {snr_db:g} dB"
-            axes.text(snr_db, 1.02, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=10.5)
-        if chance is not None and axes.get_ylim()[0] <= chance:
-            axes.axhline(chance, color=_TEXT, alpha=0.45, linewidth=1)
-            across = axes.get_yaxis_transform()
-            axes.text(1, chance, "guessing", transform=across, ha="right", va="bottom", fontsize=10.5)
-        figure.legend(lines, [c.label for c in curves], loc="outside lower left", frameon=False, handlelength=4)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _inline(buffer.getvalue())
+        )
+    axes.margins(x=0.06, y=0.08)
+    designs = sorted({curve.design_snr_db for curve in curves})
+    for snr_db in designs:
+        axes.axvline(snr_db, color=_TEXT, alpha=0.45, linewidth=1, linestyle=(0, (1, 3)), zorder=0)
+    text, middle = f"trained at {', '.join(f'{snr:g}' for snr in designs)} dB", (designs[0] + designs[-1]) / 2
+    axes.text(middle, 1.02, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=10.5)
+    figure.legend(lines, [c.label for c in curves], loc="outside lower left", frameon=False, handlelength=4)
+    return figure, axes
 
 
 def _inline(svg: str) -> str:

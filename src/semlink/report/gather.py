@@ -8,7 +8,7 @@ from pathlib import Path
 
 from semlink._errors import SemlinkError
 from semlink.bench import links, record
-from semlink.bench.record import AttackRecord, EvaluateRecord, Measurement, Recipe, Record, TrainRecord
+from semlink.bench.record import EvaluateRecord, JudgeRecord, Measurement, Recipe, Record, TrainRecord
 
 UTILITY = {"classify": "accuracy", "attributes": "accuracy", "reconstruct": "psnr_db"}
 
@@ -18,7 +18,7 @@ class Attacked:
     """An attack: its name on the page, its record, and the file with what Eve drew."""
 
     label: str
-    record: AttackRecord
+    record: JudgeRecord
     images: Path
 
     @property
@@ -84,7 +84,7 @@ def _read(folder: Path, label: str, trained: TrainRecord) -> Run:
         _belongs(evaluation, trained, path, f"semlink evaluate {command_name}")
     found = []
     for path in sorted(folder.glob("attack-*.json")):
-        attack = record.read(path, AttackRecord)
+        attack = record.read(path, JudgeRecord)
         _belongs(attack, trained, path, f"semlink attack {command_name}")
         found.append((path, attack))
     found.sort(key=lambda pair: (pair[1].threat["with_secret"], pair[1].threat["snr_db"], pair[0].name))
@@ -134,7 +134,7 @@ def _details(recipe: Recipe) -> dict[str, str]:
     }
 
 
-def _attack_details(attack: AttackRecord) -> dict[str, str]:
+def _attack_details(attack: JudgeRecord) -> dict[str, str]:
     taps = attack.settings.get("taps")
     return {
         "attack": attack.attack,

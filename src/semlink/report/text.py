@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records as a few lines of text, for the terminal."""
 
+import math
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
-from semlink.bench.record import AttackRecord, EvaluateRecord, Measurement, TrainRecord
+from semlink.bench.record import EvaluateRecord, JudgeRecord, Measurement, TrainRecord
 
 
 def trained(done: TrainRecord, folder: Path) -> str:
@@ -31,7 +34,7 @@ def evaluated(done: EvaluateRecord) -> str:
     return "\n".join(lines + _aligned(rows))
 
 
-def attacked(done: AttackRecord, path: Path) -> str:
+def attacked(done: JudgeRecord, path: Path) -> str:
     """Return what ``semlink attack`` prints: a line for the attack and for each baseline."""
     key = " with the key" if done.threat["with_secret"] else ""
     lines = [f"{done.attack} on {done.recipe.scheme}{key}, Eve at {done.threat['snr_db']} dB, 95 % intervals"]
@@ -51,12 +54,27 @@ def _aligned(rows: dict[str, dict[str, Measurement]]) -> list[str]:
     """Return a header and a line a row, metrics in columns, intervals in brackets."""
     first = next(iter(rows.values()))
     heads = ["", *(f"{name} ({value.unit})" if value.unit != "1" else name for name, value in first.items())]
-    cells = [
-        [name, *(f"{v.mean:.4g} [{v.low:.4g}, {v.high:.4g}]" for v in measured.values())]
-        for name, measured in rows.items()
-    ]
-    widths = [max(len(row[i]) for row in [heads, *cells]) for i in range(len(heads))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [heads, *cells]
-    ]
+    numbers = [intervals([measured[name] for measured in rows.values()]) for name in first]
+    return columns([heads, *map(list, zip(rows, *numbers, strict=True))])
+
+
+def intervals(found: Sequence[Measurement]) -> list[str]:
+    """Return numbers with their intervals in brackets, all as wide as one another, decimal points in line."""
+    places = decimals(found)
+    texts = [[f"{value:z.{places}f}" for value in (each.mean, each.low, each.high)] for each in found]
+    widths = [max(map(len, part)) for part in zip(*texts, strict=True)]
+    rows = [[part.rjust(width) for part, width in zip(text, widths, strict=True)] for text in texts]
+    return [f"{mean} [{low}, {high}]" for mean, low, high in rows]
+
+
+def decimals(found: Sequence[Measurement]) -> int:
+    """Return how many decimals show two figures of the median interval's half-width; 2 if none has a width."""
+    halves = [(each.high - each.low) / 2 for each in found]
+    exponents = [math.floor(math.log10(half)) for half in halves if half > 0 and math.isfinite(half)]
+    return min(max(1 - statistics.median_low(exponents or [-1]), 0), 6)
+
+
+def columns(rows: list[list[str]]) -> list[str]:
+    """Return a line a row, cells padded so that columns line up."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -14,6 +14,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
@@ -21,13 +22,16 @@ from torch import Tensor
 
 from semlink._errors import SemlinkError
 from semlink._files import exclusive, sha256_file, write_text
-from semlink.bench import links, record
-from semlink.bench.evaluate import receiver_output, score
-from semlink.bench.presets import preset
-from semlink.data import ImageSet
+from semlink.bench import code, links, record
+from semlink.bench.presets import Schedule, preset
+from semlink.bench.scoring import receiver_output, score
+from semlink.data import DataSet, ImageSet, describe
 from semlink.phy import Received
 from semlink.schemes import Key, Link
 from semlink.training import Batches, Fit, Watcher, checkpoint, make_fabric, seeded
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def default_folder(recipe: record.Recipe) -> Path:
@@ -85,33 +89,9 @@ def _train(
     watch: Watcher,
     started_by: str = "",
 ) -> record.TrainRecord:
-    begun, sets, size = time.perf_counter(), links.image_sets(recipe), preset(recipe.preset)
-    transceiver = sets.transceiver
-    link.scheme.prepare(transceiver.batch(torch.arange(min(len(transceiver), 5000)))[0])
-    scale = size.scale(sets.image_shape[0])
-    plan = scale.link
-    if (
-        recipe.task == "reconstruct"
-    ):  # an image decoder is trained as the attacker's: at the classifier's rates it diverges
-        plan = dataclasses.replace(plan, optimiser=scale.attack.optimiser, label_smoothing=0.0)
-    fabric = make_fabric(device, recipe.precision, devices)
-    batches = Batches(
-        [transceiver], plan.batch_size, sets.augmentation, recipe.seed, fabric.global_rank, fabric.world_size
-    )
-
-    def carry(symbols: Tensor, generator: torch.Generator) -> Received:
-        return link.medium(symbols, recipe.snr_db, generator)
-
-    fit = Fit(
-        model=link.scheme,
-        phases=link.scheme.phases(plan.optimiser, carry, plan.label_smoothing),
-        batches=batches,
-        validate=lambda: _validate(link, sets.validation, fabric.device),
-        epochs=plan.epochs,
-        seed=recipe.seed,
-        folder=folder,
-    )
-    history = fit.run(fabric, watch)
+    begun, sets = time.perf_counter(), links.image_sets(recipe)
+    plan, fabric = schedule(recipe), make_fabric(device, recipe.precision, devices)
+    history = fit(link, recipe, sets, plan, folder, fabric, watch)
     if fabric.is_global_zero:
         checkpoint.save_tensors(folder / "weights.safetensors", link.scheme.state_dict())
         origin = record.origin(
@@ -119,15 +99,16 @@ def _train(
             sets.provenance,
             sha256_file(folder / "weights.safetensors"),
             fabric.device,
+            code.modules_sha256(*modules(recipe.scheme)),
             training_seconds=sum(row["epoch_seconds"] for row in history),
             last_session_seconds=time.perf_counter() - begun,
         )
         origin["machine"]["processes"] = fabric.world_size
         done = record.TrainRecord(
             **origin,
-            started_by_code_sha256=started_by,
+            started_by_step_sha256=started_by,
             selection="weights of the last epoch",
-            schedule=dataclasses.asdict(plan) | {"training_images": len(transceiver)},
+            schedule=dataclasses.asdict(plan) | {"training_images": len(sets.transceiver)},
             parameters=_count(link),
             multiply_adds=multiply_adds(link),
             channel_uses=recipe.channel_uses,
@@ -137,6 +118,55 @@ def _train(
         checkpoint.remove(folder)
     fabric.barrier()
     return links.read_run(folder)
+
+
+def schedule(recipe: record.Recipe) -> Schedule:
+    """Return how the link of ``recipe`` is trained."""
+    scale = preset(recipe.preset).scale(describe(recipe.data).image_shape[0])
+    if recipe.task != "reconstruct":
+        return scale.link
+    # An image decoder is trained as the attacker's: at the classifier's rates it diverges.
+    return dataclasses.replace(scale.link, optimiser=scale.attack.optimiser, label_smoothing=0.0)
+
+
+def fit(
+    link: Link,
+    recipe: record.Recipe,
+    sets: DataSet,
+    plan: Schedule,
+    folder: Path,
+    fabric: "Fabric",
+    watch: Watcher = lambda moment: None,
+) -> list[dict[str, Any]]:
+    """Train ``link`` on the transceiver's images, from the checkpoint in ``folder`` if there is one.
+
+    Returns:
+        The history, a row an epoch.
+    """
+    transceiver = sets.transceiver
+    link.scheme.prepare(transceiver.batch(torch.arange(min(len(transceiver), 5000)))[0])
+    batches = Batches(
+        [transceiver], plan.batch_size, sets.augmentation, recipe.seed, fabric.global_rank, fabric.world_size
+    )
+
+    def carry(symbols: Tensor, generator: torch.Generator) -> Received:
+        return link.medium(symbols, recipe.snr_db, generator)
+
+    training = Fit(
+        model=link.scheme,
+        phases=link.scheme.phases(plan.optimiser, carry, plan.label_smoothing),
+        batches=batches,
+        validate=lambda: _validate(link, sets.validation, fabric.device),
+        epochs=plan.epochs,
+        seed=recipe.seed,
+        folder=folder,
+    )
+    return training.run(fabric, watch)
+
+
+def modules(scheme: str) -> tuple[str, str]:
+    """Return the modules on which the training of ``scheme`` depends, but for what they import."""
+    return __name__, links.module_of(scheme)
 
 
 def _give_key(link: Link, recipe: record.Recipe, folder: Path, key: Key | None) -> None:
@@ -170,15 +200,16 @@ def _refuse_foreign(folder: Path) -> None:
 def _claim(recipe: record.Recipe, folder: Path, key: Key | None) -> str:
     """Write the recipe into an empty folder, or check that it is this folder's; return the code that started it."""
     path = folder / "recipe.json"
-    wanted = {"format": record.FORMAT, "recipe": recipe.model_dump(), "code_sha256": record.code_sha256()}
+    step = code.modules_sha256(*modules(recipe.scheme))
     if not path.exists():
-        write_text(path, json.dumps(wanted, indent=1))
-        return wanted["code_sha256"]
+        held_here = {"format": record.FORMAT, "recipe": recipe.model_dump(), "step_sha256": step}
+        write_text(path, json.dumps(held_here, indent=1))
+        return step
     try:
         found = json.loads(path.read_text())
         version = found["format"]
         held = record.Recipe.model_validate(found["recipe"]) if version == record.FORMAT else None
-        code = found["code_sha256"]
+        step = str(found["step_sha256"])
     except (ValueError, KeyError, TypeError, ValidationError):
         raise SemlinkError(
             f"{path} is damaged; restore it from a copy, or remove {folder} to start this run anew"
@@ -193,7 +224,7 @@ def _claim(recipe: record.Recipe, folder: Path, key: Key | None) -> str:
             links.check_key(held, key, folder)
         shown = ", ".join(f"{name} {getattr(held, name)!r} there, {getattr(recipe, name)!r} here" for name in differing)
         raise SemlinkError(f"{folder} holds another run ({shown}); choose another --out")
-    return code
+    return step
 
 
 def _count(link: Link) -> dict[str, int]:

@@ -1,47 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``semlink …``: parses, calls, prints. Exit status 0, 1 (failed), 2 (bad input), 130 (interrupted)."""
+"""Verbs on links in run folders: quickstart, train, evaluate, attack, report."""
 
 import contextlib
-import dataclasses
-import errno
-import io
 import json
 import os
-import shlex
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from semlink import __version__
-from semlink._arguments import check_arguments
-from semlink._errors import SemlinkError, TrainingDiverged, check_name
+from semlink._errors import SemlinkError
+from semlink.cli.common import GRID_DB, Common, argument, command, deliver, say
 
 if TYPE_CHECKING:
     from semlink.schemes import Key
-
-PROJECT = "https://github.com/semlink/semlink"
-GRID_DB = [4.0, 8.0, 12.0, 16.0, 20.0]
-
-
-def argument(**keywords: Any) -> Any:
-    """Return a dataclass field that is given by position."""
-    return field(metadata={"positional": True}, **keywords)
-
-
-@dataclass(kw_only=True)
-class Common:
-    """What every working verb takes."""
-
-    seed: int = 0
-    """Seed of everything random."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    out: Path | None = None
-    """Where to write; the default is named in the output."""
-    json: bool = False
-    """Print the record as JSON on standard output, and nothing else there."""
 
 
 @dataclass(kw_only=True)
@@ -80,12 +51,12 @@ class Quickstart(Common):
             precision=resolve_precision(device, self.precision),
             perceptual=self.perceptual,
         )
-        page = write_page(runs, folder / "report.html", _command())
+        page = write_page(runs, folder / "report.html", command())
         sentences = takeaways(runs)
         if self.json:
-            _say(json.dumps({"report": str(page), "runs": [str(r) for r in runs], "takeaways": sentences}))
+            say(json.dumps({"report": str(page), "runs": [str(r) for r in runs], "takeaways": sentences}))
         else:
-            _say(*("• " + sentence for sentence in sentences), f"Report: {page}")
+            say(*("• " + sentence for sentence in sentences), f"Report: {page}")
 
 
 @dataclass(kw_only=True)
@@ -151,7 +122,7 @@ class Train(Common):
         with ScreenProgress(self.scheme) as watch:
             done = train(recipe, folder, device, watch, key, self.devices)
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            _say(done.model_dump_json() if self.json else text.trained(done, folder))
+            say(done.model_dump_json() if self.json else text.trained(done, folder))
 
 
 @dataclass(kw_only=True)
@@ -178,8 +149,8 @@ class Evaluate(Common):
 
         key = _key_for(self.folder, self.key_file)
         done = evaluate(self.folder, self.snr_db, self.draws, self.seed, resolve_device(self.device), key)
-        _deliver(self.folder / "evaluate.json", self.out)
-        _say(done.model_dump_json() if self.json else text.evaluated(done))
+        deliver(self.folder / "evaluate.json", self.out)
+        say(done.model_dump_json() if self.json else text.evaluated(done))
 
 
 @dataclass(kw_only=True)
@@ -226,9 +197,9 @@ class Attack(Common):
                 watch=watch,
                 key=key,
             )
-        done = record.read(path, record.AttackRecord)
-        _deliver(path, self.out)
-        _say(done.model_dump_json() if self.json else text.attacked(done, path))
+        done = record.read(path, record.JudgeRecord)
+        deliver(path, self.out)
+        say(done.model_dump_json() if self.json else text.attacked(done, path))
 
 
 @dataclass(kw_only=True)
@@ -249,155 +220,8 @@ class Report:
         """Write the page."""
         from semlink.report import write_page
 
-        page = write_page(self.folders, self.out, _command())
-        _say(json.dumps({"report": str(page)}) if self.json else f"Report: {page}")
-
-
-@dataclass(kw_only=True)
-class Data:
-    """List, fetch or check data sets.
-
-    example: semlink data fetch cifar10
-    """
-
-    action: Literal["list", "fetch", "check"] = argument()
-    """list what is there, fetch a set from its authors, or check every file of one."""
-    name: str | None = argument(default=None)
-    """Data set; 'check' without a name checks all."""
-    json: bool = False
-    """Print JSON."""
-
-    def run(self) -> None:
-        """Do the action."""
-        from semlink import data
-
-        if self.action == "fetch":
-            if self.name is None:
-                raise SemlinkError(f"'semlink data fetch' needs a name: {', '.join(data.names())}")
-            advice = data.instructions(check_name("data set", self.name, [each.name for each in data.status()]))
-            if advice and not self.json:
-                _say(advice)
-            folder = data.fetch(self.name, progress=not self.json)
-            _say(json.dumps({"folder": str(folder)}) if self.json else f"{self.name} is in {folder}")
-            return
-        if self.action == "list":
-            rows = [dataclasses.asdict(each) for each in data.status()]
-            lines = [f"{r['name']:<14} {r['state']:<11} {r['content']:<44} {r['licence']}" for r in rows]
-            lines.append(f"The data folder is {data.data_root()}; set SEMLINK_DATA to use another.")
-            _say(json.dumps(rows, default=str) if self.json else "\n".join(lines))
-            return
-        names = [self.name] if self.name else [each.name for each in data.status() if each.state != "absent"]
-        found = {name: data.check(name) for name in names}
-        rows = [{"set": name, **dataclasses.asdict(each)} for name, files in found.items() for each in files]
-        _say(
-            json.dumps(rows, default=str)
-            if self.json
-            else "\n".join(f"{r['set']:<14} {r['state']:<8} {r['path']}: {r['detail']}" for r in rows)
-        )
-        bad = [row for row in rows if row["state"] != "ok"]
-        if bad:
-            raise SemlinkError(f"{len(bad)} of {len(rows)} files are missing or damaged; the first is {bad[0]['path']}")
-
-
-VERBS: dict[str, type] = {
-    "quickstart": Quickstart,
-    "train": Train,
-    "evaluate": Evaluate,
-    "attack": Attack,
-    "report": Report,
-    "data": Data,
-}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return _dispatch(argv)
-    except SemlinkError as error:
-        return _fail(str(error), 2)
-    except TrainingDiverged as error:
-        return _fail(str(error), 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted; every finished epoch is kept, and the same command resumes", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
-            raise
-        where = f" at {error.filename}" if error.filename else ""
-        return _fail(f"cannot write{where}: {os.strerror(error.errno).lower()}; free space or choose another --out", 2)
-
-
-def _dispatch(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help"):
-        _say(_overview())
-        return 0
-    if argv[0] == "--version":
-        _say(f"semlink {__version__}")
-        return 0
-    verb = check_name("verb", argv[0], VERBS)
-    command = _parse(verb, VERBS[verb], argv[1:])
-    if command is not None:
-        command.run()
-    return 0
-
-
-def _parse(verb: str, kind: type, argv: list[str]) -> Any:
-    """Return the filled dataclass, or None after printing the help that was asked for."""
-    import tyro
-
-    wants_help = any(token in ("-h", "--help") for token in argv)
-    if not wants_help:
-        check_arguments(verb, kind, argv)
-    shown = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
-            return tyro.cli(_annotated(kind), args=["--help"] if wants_help else argv, prog=f"semlink {verb}")
-    except SystemExit as stop:
-        if stop.code:
-            words = " ".join(shown.getvalue().replace("-" * 3, "").split())
-            raise SemlinkError(f"{words}; see 'semlink {verb} --help'") from None
-        _say(shown.getvalue().rstrip())
-        return None
-
-
-def _annotated(kind: type) -> Any:
-    """Tell tyro which fields are positional."""
-    import tyro
-
-    for each in dataclasses.fields(kind):
-        if each.metadata.get("positional"):
-            kind.__annotations__[each.name] = tyro.conf.Positional[kind.__annotations__[each.name]]
-    return kind
-
-
-def _overview() -> str:
-    width = max(map(len, VERBS))
-    rows = [f"  {verb:<{width}}  {(kind.__doc__ or '').splitlines()[0]}" for verb, kind in VERBS.items()]
-    return "\n".join(
-        [
-            "semlink: train semantic links, put them on channels, spy on them, measure what got through to whom",
-            "",
-            "usage: semlink VERB [OPTIONS]        semlink VERB --help shows a verb's options and an example",
-            "",
-            *rows,
-        ]
-    )
-
-
-def _say(*lines: str) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
-
-
-def _fail(message: str, status: int) -> int:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
-    return status
-
-
-def _command() -> str:
-    return shlex.join(["semlink", *sys.argv[1:]])
+        page = write_page(self.folders, self.out, command())
+        say(json.dumps({"report": str(page)}) if self.json else f"Report: {page}")
 
 
 def _key(key_file: Path | None) -> "Key | None":
@@ -433,15 +257,3 @@ def _value(text: str) -> bool | int | float | str:
         with contextlib.suppress(ValueError):
             return kind(text)
     return text
-
-
-def _deliver(record: Path, out: Path | None) -> None:
-    """Copy a record to where the user wants it as well."""
-    from semlink._files import write_text
-
-    if out is not None:
-        write_text(out, record.read_text(encoding="utf-8"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

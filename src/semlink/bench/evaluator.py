@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained link on its test set: images are encoded once, every SNR and noise draw runs on the stored symbols."""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from semlink import phy
+from semlink._errors import SemlinkError
+from semlink.bench import code, links, record
+from semlink.bench.record import Measurement
+from semlink.bench.scoring import BATCH, encode, part, score
+from semlink.data import ImageSet
+from semlink.metrics import (
+    accuracy,
+    attribute_balanced_accuracy,
+    balanced_accuracy,
+    correct_attributes,
+    mean_interval,
+    ssim,
+)
+from semlink.schemes import Key, Link, Sent
+from semlink.training import checkpoint, seeded
+
+
+def finite(snr_db: Sequence[float]) -> list[float]:
+    """Return the SNR grid; raise SemlinkError if it is empty or holds what is not a finite number."""
+    if not snr_db:
+        raise SemlinkError("the SNR grid is empty; give at least one number of dB")
+    for value in snr_db:
+        if not math.isfinite(value):
+            raise SemlinkError(f"snr_db is {value}: a finite number of dB is expected")
+    return [float(value) for value in snr_db]
+
+
+def evaluate(
+    folder: Path,
+    snr_db: Sequence[float],
+    draws: int,
+    seed: int,
+    device: torch.device,
+    key: Key | None = None,
+    out: Path | None = None,
+) -> record.EvaluateRecord:
+    """Measure the run in ``folder`` at every SNR of the grid.
+
+    The record goes to ``out``, by default ``<folder>/evaluate.json``, and what each image came to, its noise draws
+    averaged, to ``.safetensors`` of the same name: ``METRIC@SNR (n,) float32``, and the test set's ``targets``.
+
+    Raises:
+        SemlinkError: the folder is no finished run; the grid or the number of draws makes no sense; the key is missing.
+    """
+    grid, begun, out = finite(snr_db), time.perf_counter(), out or folder / "evaluate.json"
+    if draws < 1:
+        raise SemlinkError(f"draws is {draws}: at least 1 noise draw per image is needed")
+    trained = links.read_run(folder)
+    links.check_key(trained.recipe, key, folder)
+    link = links.load(folder, key)
+    link.scheme.to(device)
+    sets = links.image_sets(trained.recipe)
+    sent = encode(link, sets.test, seeded(seed, "nonces", device=device), device)
+    rows = values(link, sent, sets.test, grid, draws, seed, device)
+    power, peak = phy.mean_power(sent.symbols), phy.peak_power(sent.symbols)
+    each = {f"{name}@{snr:g}": v.mean(0) for snr, found in rows.items() for name, v in found.items()}
+    checkpoint.save_tensors(out.with_suffix(".safetensors"), each | {"targets": sets.test.targets})
+    measured = record.EvaluateRecord(
+        **record.origin(
+            trained.recipe,
+            trained.data,
+            trained.weights_sha256,
+            device,
+            code.modules_sha256(*modules(trained.recipe.scheme)),
+            seconds=time.perf_counter() - begun,
+        ),
+        draws=draws,
+        noise_seed=seed,
+        power={
+            "mean": round(float(power.mean()), 7),
+            "largest_deviation_from_1": round(float((power - 1).abs().max()), 9),
+            "peak": round(float(peak.max()), 4),
+        },
+        points=[{"snr_db": snr, **_measure(link, found, sets.test, sets.target_names)} for snr, found in rows.items()],
+    )
+    record.write(out, measured)
+    return measured
+
+
+def modules(scheme: str) -> tuple[str, str]:
+    """Return the modules on which an evaluation of ``scheme`` depends, but for what they import."""
+    return __name__, links.module_of(scheme)
+
+
+@torch.no_grad()
+def values(
+    link: Link, sent: Sent, test: ImageSet, grid: Sequence[float], draws: int, seed: int, device: torch.device
+) -> dict[float, dict[str, Tensor]]:
+    """Return, for each SNR of the grid, per-image values by metric: (draws, n), or (draws, n, A) for attributes."""
+    found = {}
+    for snr_db in grid:
+        noise = seeded(seed, "test noise", snr_db, device=device)
+        rows = [_receive(link, sent, test, snr_db, noise, device) for _ in range(draws)]
+        found[snr_db] = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    return found
+
+
+def _receive(
+    link: Link, sent: Sent, test: ImageSet, snr_db: float, noise: torch.Generator, device: torch.device
+) -> dict[str, Tensor]:
+    """One noise draw of the whole test set: per-image values by metric."""
+    rows: dict[str, list[Tensor]] = {}
+    kind = link.scheme.design.task.kind
+    for indices in torch.arange(len(test)).split(BATCH):
+        these = part(sent, indices)
+        output = link.receive(link.channel(these.symbols, snr_db, noise), these.header)
+        images, targets = test.batch(indices)
+        images, targets = images.to(device), targets.to(device)
+        found = {"psnr_db" if kind == "reconstruct" else "accuracy": score(link, output, images, targets)}
+        if kind == "reconstruct":
+            found["ssim"] = ssim(output, images)
+        if kind == "attributes":
+            found["attributes"] = correct_attributes(output, targets)
+        for name, value in found.items():
+            rows.setdefault(name, []).append(value.cpu())
+    return {name: torch.cat(values) for name, values in rows.items()}
+
+
+def _measure(link: Link, found: dict[str, Tensor], test: ImageSet, names: Sequence[str]) -> dict[str, Measurement]:
+    kind = link.scheme.design.task.kind
+    if kind == "reconstruct":
+        return {
+            "psnr_db": Measurement.of(mean_interval(found["psnr_db"]), "dB"),
+            "ssim": Measurement.of(mean_interval(found["ssim"]), "1"),
+        }
+    if kind == "classify":
+        return {
+            "accuracy": Measurement.of(accuracy(found["accuracy"]), "%", 100),
+            "balanced_accuracy": Measurement.of(balanced_accuracy(found["accuracy"], test.targets), "%", 100),
+        }
+    each = zip(names, attribute_balanced_accuracy(found["attributes"], test.targets), strict=True)
+    # Accuracy flatters rare attributes, so each also gets its balanced accuracy (a constant answer has 50 %).
+    return {
+        "accuracy": Measurement.of(mean_interval(found["accuracy"]), "%", 100),
+        **{f"balanced_accuracy.{name}": Measurement.of(interval, "%", 100) for name, interval in each},
+    }

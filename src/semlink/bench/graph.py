@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a recipe to its cells: what there is to do, in an order in which it can be done."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from semlink import data
+from semlink._errors import SemlinkError
+from semlink._files import write_text
+from semlink.attacks import Threat
+from semlink.bench import attacker, links, record, trainer, zoo
+from semlink.bench.code import modules_sha256
+from semlink.bench.presets import preset
+from semlink.bench.recipes import ATTACK_METRICS, AttackEntry, BenchRecipe, LinkEntry
+from semlink.bench.steps import STEPS, Spec
+from semlink.bench.store import Store, canonical, subject_of
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One piece of work.
+
+    Attributes:
+        name: its folder in the store.
+        step: key of what is done.
+        inputs: names of the cells that it builds on, by role.
+        link, attack: names in the recipe; ``attack`` is None for a cell of the link itself.
+    """
+
+    name: str
+    step: str
+    subject: str
+    code: str
+    spec: Spec
+    inputs: dict[str, str]
+    link: str
+    attack: str | None
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """What the cell is called on screen."""
+        on = f" {self.attack} on" if self.attack else ""
+        return f"{self.step}{on} {self.link}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A recipe and its cells, each after those it builds on."""
+
+    recipe: BenchRecipe
+    cells: list[Cell]
+
+    def save(self, folder: Path) -> None:
+        """Write the graph, so that what is missing can be told without the data."""
+        held = {"format": FORMAT, "recipe": self.recipe.model_dump(), "recipe_sha256": self.recipe.sha256}
+        write_text(folder / "graph.json", json.dumps(held | {"cells": [asdict(cell) for cell in self.cells]}, indent=1))
+
+
+#: Told of a cell that is not there while others of its subject are, made by other code; returns the name to use.
+Settle = Callable[[Cell, list[Path]], str]
+
+
+def load(folder: Path, recipe: BenchRecipe) -> Graph:
+    """Return the graph that was planned last for ``recipe``.
+
+    Raises:
+        SemlinkError: there is none, it is damaged, or it is of another recipe.
+    """
+    path, again = folder / "graph.json", f"run it: semlink bench {recipe.name}"
+    if not path.exists():
+        raise SemlinkError(f"recipe '{recipe.name}' (variant {recipe.variant}) has not been run here; {again}")
+    try:
+        found = json.loads(path.read_text())
+        version, sha256 = found["format"], found["recipe_sha256"]
+        cells = [Cell(**cell) for cell in found["cells"]] if version == FORMAT else []
+    except (ValueError, KeyError, TypeError):
+        raise SemlinkError(f"{path} is damaged; {again}") from None
+    if version != FORMAT:
+        raise SemlinkError(f"{path} has format {version}, this Semlink reads format {FORMAT}; {again}")
+    if sha256 != recipe.sha256:
+        raise SemlinkError(f"recipe '{recipe.name}' has changed since it was run; {again}")
+    return Graph(recipe, cells)
+
+
+def build(recipe: BenchRecipe, store: Store, settle: Settle = lambda cell, others: cell.name) -> Graph:
+    """Return the cells of ``recipe``, named after what is in ``store``.
+
+    Raises:
+        SemlinkError: a link or an attack cannot be built; images are missing; the recipe of a link from the zoo is
+            another.
+    """
+    builder = _Builder(store, settle)
+    for link_name, entry in recipe.links.items():
+        for seed in entry.seeds:
+            spec, source = _link_spec(entry, seed, link_name)
+            link = builder.add(source, spec, {}, link_name, None, seed)
+            about = {"scheme": entry.scheme, "link": builder.link_of(link)}
+            grid: Spec = {"snr_db": recipe.evaluation.snr_db, "seed": recipe.evaluation.seed}
+            measure = about | grid | {"draws": recipe.evaluation.draws}
+            builder.add("evaluate", measure, {"link": link}, link_name, None, seed)
+            for attack_name, attack_entry in recipe.attacks.items():
+                if attack_entry.links is not None and link_name not in attack_entry.links:
+                    continue
+                attack = about | _attack_spec(attack_entry, entry, seed)
+                made = builder.add("attack", attack, {"link": link}, link_name, attack_name, seed)
+                metrics = [metric for metric in recipe.evaluation.metrics if metric in ATTACK_METRICS]
+                judged = attack | grid | {"draws": recipe.evaluation.attack_draws, "metrics": metrics}
+                builder.add("judge", judged, {"link": link, "attack": made}, link_name, attack_name, seed)
+    return Graph(recipe, sorted(builder.cells, key=lambda cell: list(STEPS).index(cell.step)))
+
+
+class _Builder:
+    def __init__(self, store: Store, settle: Settle) -> None:
+        self.store, self.settle = store, settle
+        self.cells: list[Cell] = []
+        self.data: dict[tuple[str, str], str] = {}
+
+    def add(self, step: str, spec: Spec, inputs: dict[str, str], link: str, attack: str | None, seed: int) -> str:
+        subject = subject_of(step, spec, self._data_sha256(spec), inputs)
+        code = modules_sha256(*STEPS[step].modules(spec))
+        name = self.store.name_for(step, subject, code)
+        cell = Cell(name, step, subject, code, spec, inputs, link, attack, seed)
+        if self.store.state(name) != "done" and (others := self.store.others(step, subject, name)):
+            cell = dataclasses.replace(cell, name=self.settle(cell, others))
+        self.cells.append(cell)
+        return cell.name
+
+    def link_of(self, name: str) -> Spec:
+        """Return the spec of the link in the cell ``name``."""
+        return next(cell.spec for cell in self.cells if cell.name == name)
+
+    def _data_sha256(self, spec: Spec) -> str:
+        recipe = spec.get("recipe") or spec["link"]["recipe"]
+        wanted = (recipe["data"], recipe["variant"])
+        if wanted not in self.data:
+            provenance = data.load(*wanted).provenance
+            self.data[wanted] = hashlib.sha256(canonical(provenance).encode()).hexdigest()
+        return self.data[wanted]
+
+
+def _link_spec(entry: LinkEntry, seed: int, name: str) -> tuple[Spec, str]:
+    recipe = links.make_recipe(
+        entry.scheme,
+        data=entry.data,
+        variant=entry.variant,
+        task=entry.task,
+        channel=entry.channel,
+        snr_db=entry.snr_db,
+        channel_uses=entry.channel_uses,
+        preset=entry.preset,
+        seed=seed,
+        **entry.options,  # pyright: ignore[reportArgumentType]
+    )
+    links.build(recipe)  # what cannot be built is refused before anything runs
+    shown = _without_precision(recipe)
+    if entry.weights is not None:
+        trained, _ = zoo.read(entry.weights)
+        held = _without_precision(trained.recipe)
+        if differing := [f"{key} {held[key]!r} there, {shown[key]!r} here" for key in held if held[key] != shown[key]]:
+            raise SemlinkError(f"links.{name}: {entry.weights} is another link ({', '.join(differing)})")
+        held_precision = {"precision": trained.recipe.precision}
+        fetched = {"weights": entry.weights, "sha256": trained.weights_sha256, "recipe": held} | held_precision
+        return fetched, "fetch"
+    size = preset(recipe.preset)
+    sizes = {"backbone": asdict(size.scale(data.describe(recipe.data).image_shape[0]).backbone)}
+    sizes |= {"schedule": asdict(trainer.schedule(recipe)), "images": size.images}
+    return {"recipe": shown, "precision": entry.precision, "sizes": sizes}, "train"
+
+
+def _attack_spec(entry: AttackEntry, link: LinkEntry, seed: int) -> Spec:
+    eve_snr_db = link.snr_db if entry.snr_db is None else entry.snr_db
+    name, channels = entry.preset or link.preset, data.describe(link.data).image_shape[0]
+    plan = attacker.Plan(entry.attack, Threat(eve_snr_db, entry.with_secret), name, entry.perceptual, seed, "fp32")
+    sizes = plan.sizes(channels) | {"schedule": asdict(preset(name).scale(channels).attack)}
+    return {
+        "attack": entry.attack,
+        "eve_snr_db": eve_snr_db,
+        "with_secret": entry.with_secret,
+        "preset": name,
+        "perceptual": entry.perceptual,
+        "attack_seed": seed,
+        "precision": link.precision,
+        "sizes": sizes,
+    }
+
+
+def _without_precision(recipe: record.Recipe) -> dict[str, Any]:
+    """A recipe as it is hashed: which precision is fast depends on the machine, and is kept in the record."""
+    return recipe.model_dump(exclude={"precision"})

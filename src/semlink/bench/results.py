@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a bench found: every number with its interval, from the records in the store, and what is missing."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from semlink import _version
+from semlink._errors import SemlinkError
+from semlink.bench import record
+from semlink.bench.graph import Cell, Graph
+from semlink.bench.recipes import BenchRecipe
+from semlink.bench.record import JudgeRecord, Measurement, Record
+from semlink.bench.store import Store, now
+from semlink.metrics import Interval, holm, paired_difference, seed_difference, seed_interval
+
+#: Attack of a row that no attack is needed for: what is known without listening.
+BASELINES = ("mean_image", "class_mean")
+#: Per-image values are kept as float32 and numbers to six decimals: so far may a mean be off.
+_ROUNDING = 1e-4
+_RECORDS = {
+    "train": ("run/record.json", record.TrainRecord),
+    "fetch": ("run/record.json", record.TrainRecord),
+    "evaluate": ("evaluate.json", record.EvaluateRecord),
+    "attack": ("attack/record.json", record.AttackRecord),
+    "judge": ("judge.json", record.JudgeRecord),
+}
+
+
+class About(record.Strict):
+    """A metric of a link, or of an attack on it, at one SNR, which is None for a baseline: that hears nothing."""
+
+    link: str
+    attack: str | None
+    metric: str
+    snr_db: float | None
+
+    @property
+    def key(self) -> tuple[str, str | None, str, float | None]:
+        """What a number is about."""
+        return self.link, self.attack, self.metric, self.snr_db
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables: the link, and the attack on it."""
+        return f"{self.link}, {self.attack}" if self.attack else self.link
+
+
+class Row(About):
+    """What was measured: for each training seed, and over the seeds.
+
+    ``over_seeds`` is None of one seed, and of a baseline, in which nothing is trained. ``converged`` is None where
+    nothing was attacked.
+    """
+
+    seeds: dict[int, Measurement]
+    over_seeds: Measurement | None
+    converged: bool | None
+
+    @property
+    def shown(self) -> Measurement:
+        """The number to show: over the seeds (Student's t) if there are several, else of the one (over images)."""
+        return self.over_seeds or next(iter(self.seeds.values()))
+
+
+class Difference(record.Strict):
+    """``second - first`` of one metric at one SNR, paired.
+
+    ``over`` says what is paired: training seeds, or test images (each averaged over noise draws and ``seeds``).
+    ``p_holm`` is corrected for all differences of the record that are over the same.
+    """
+
+    metric: str
+    snr_db: float
+    first: str
+    second: str
+    over: Literal["seeds", "images"]
+    seeds: list[int]
+    difference: Measurement
+    p_value: float
+    p_holm: float
+
+
+class Made(record.Strict):
+    """What cells of one step were made by and on; several of one step and scheme mean that versions are mixed."""
+
+    step: str
+    scheme: str
+    attack: str | None
+    cells: int
+    semlink: str
+    step_sha256: str
+    libraries: dict[str, str]
+    machine: dict[str, str | int]
+    precision: str
+
+    @property
+    def of(self) -> str:
+        """What was made: a step, its attack and its scheme."""
+        return " ".join(filter(None, (self.step, self.attack, self.scheme)))
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """All that two cells of a step can differ in, by flat names."""
+        facts = {"semlink": self.semlink, "step_sha256": self.step_sha256, "precision": self.precision}
+        facts |= {f"libraries.{name}": version for name, version in self.libraries.items()}
+        return facts | {f"machine.{name}": str(value) for name, value in self.machine.items()}
+
+
+class CellState(record.Strict):
+    """A cell: its name in the store, what it is, how it stands, the seconds it took, the error of its last try."""
+
+    name: str
+    label: str
+    step: str
+    link: str
+    attack: str | None
+    seed: int
+    state: str
+    seconds: float | None = None
+    error: str | None = None
+    declared: tuple[dict[str, str], ...] = ()
+
+
+class BenchRecord(record.Strict):
+    """A recipe and all that was found."""
+
+    format: int = record.FORMAT
+    kind: Literal["bench"] = "bench"
+    name: str
+    title: str
+    variant: str
+    semlink: str = _version.VERSION
+    code_sha256: str
+    recipe: dict[str, Any]
+    recipe_sha256: str
+    data: dict[str, dict[str, Any]]
+    made: list[Made]
+    cells: list[CellState]
+    rows: list[Row]
+    differences: list[Difference]
+    written: str
+
+    @property
+    def missing(self) -> list[CellState]:
+        """The cells that are not done."""
+        return [cell for cell in self.cells if cell.state != "done"]
+
+    def mixed(self) -> list[str]:
+        """Return a sentence for each thing in which cells of one step differ, though nobody asked for it.
+
+        A reader must know that numbers of different code, libraries, machines or precisions stand side by side. The
+        code of two schemes differs anyway, so it is compared within a scheme and attack.
+        """
+        found: dict[tuple[str, str], dict[str, None]] = {}
+        for made in self.made:
+            for what, value in made.facts.items():
+                group = made.of if what == "step_sha256" else made.step
+                found.setdefault((group, what), {})[value[:12] if what == "step_sha256" else value] = None
+        mixed = {key: values for key, values in found.items() if len(values) > 1}
+        return [f"{what} is {' or '.join(values)} in cells of '{group}'" for (group, what), values in mixed.items()]
+
+
+def gather(graph: Graph, store: Store) -> BenchRecord:
+    """Return what is in the store of the cells of ``graph``.
+
+    Raises:
+        SemlinkError: a record is damaged.
+    """
+    done = [cell for cell in graph.cells if store.state(cell.name) == "done"]
+    records = {cell.name: _record(cell, store) for cell in done}
+    rows, cells = list(_rows(graph, done, records)), [_state(cell, store) for cell in graph.cells]
+    return BenchRecord(
+        name=graph.recipe.name,
+        title=graph.recipe.title,
+        variant=graph.recipe.variant,
+        code_sha256=record.code_sha256(),
+        recipe=graph.recipe.model_dump(),
+        recipe_sha256=graph.recipe.sha256,
+        data={data_key(found.data["name"], found.data["variant"]): found.data for found in records.values()},
+        made=_made(done, records),
+        cells=cells,
+        rows=rows,
+        differences=_differences(graph.recipe, cells, rows, store),
+        written=now(),
+    )
+
+
+def data_key(name: str, variant: str) -> str:
+    """Return what a data set is called in a record."""
+    return name if variant == "default" else f"{name}/{variant}"
+
+
+def per_image(cells: Iterable[CellState], store: Store, row: Row) -> dict[int, Tensor]:
+    """Return, for each training seed of a row, its value for each test image, noise draws averaged: (n,) float64.
+
+    A seed is left out if the store lacks its values, or has others than the row was made of: a record may come from
+    another machine, where a cell of the same name came to other numbers.
+
+    Raises:
+        SemlinkError: a file is damaged.
+    """
+    found = {}
+    for cell in cells:
+        about = (cell.link, cell.attack) == (row.link, row.attack) and cell.step in ("evaluate", "judge")
+        if about and cell.state == "done" and (measured := row.seeds.get(cell.seed)):
+            values = _values(store.folder(cell.name) / f"{cell.step}.safetensors", f"{row.metric}@{row.snr_db:g}")
+            values *= 100 if measured.unit == "%" else 1
+            if len(values) and abs(float(values.mean()) - measured.mean) < _ROUNDING:
+                found[cell.seed] = values
+    return found
+
+
+def _values(path: Path, name: str) -> Tensor:
+    """Return a tensor of a file as float64, empty if it is not there."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.get_tensor(name).double() if name in file.keys() else torch.empty(0)  # noqa: SIM118
+    except FileNotFoundError:
+        return torch.empty(0)
+    except SafetensorError as error:
+        raise SemlinkError(f"{path} is damaged ({error}); run the bench again, which makes it anew") from None
+
+
+def paired_images(a: dict[int, Tensor], b: dict[int, Tensor]) -> Interval | None:
+    """Return the difference ``a - b`` paired by test image, averaged over the common seeds; None if it cannot be."""
+    common = sorted(a.keys() & b.keys())
+    if not common or any(a[seed].shape != b[seed].shape for seed in common):
+        return None
+    first, second = (torch.stack([each[seed] for seed in common]).mean(0) for each in (a, b))
+    return paired_difference(first, second)
+
+
+def over_seeds(a: Row, b: Row) -> Interval | None:
+    """Return the difference ``a - b`` over training seeds, paired where both used the same; None if it cannot be."""
+    if a.over_seeds is None or b.over_seeds is None:
+        return None
+    common = sorted(a.seeds.keys() & b.seeds.keys())
+    paired = len(common) == len(a.seeds) == len(b.seeds)
+    first, second = (
+        torch.tensor([row.seeds[seed].mean for seed in (common if paired else row.seeds)], dtype=torch.float64)
+        for row in (a, b)
+    )
+    return seed_difference(first, second, paired=paired)
+
+
+def _record(cell: Cell, store: Store) -> Record:
+    path, kind = _RECORDS[cell.step]
+    return record.read(store.folder(cell.name) / path, kind)
+
+
+def _rows(graph: Graph, done: list[Cell], records: dict[str, Record]) -> Iterator[Row]:
+    """Yield rows in the recipe's order: links, their baselines, the attacks on them."""
+    wanted = graph.recipe.evaluation.metrics
+    for link in graph.recipe.links:
+        mine = [cell for cell in done if cell.link == link]
+        measured = [cell for cell in mine if cell.step == "evaluate"]
+        yield from _series(link, None, {c.seed: records[c.name].points for c in measured}, wanted, None)  # pyright: ignore[reportAttributeAccessIssue]
+        judged = {cell.seed: records[cell.name] for cell in mine if cell.step == "judge"}
+        for name in BASELINES:
+            bare = {
+                s: [r.baselines[name]] for s, r in judged.items() if isinstance(r, JudgeRecord) and name in r.baselines
+            }
+            yield from _series(link, name, bare, wanted, None)
+        for attack in graph.recipe.attacks:
+            held = [c for c in mine if c.step == "judge" and c.attack == attack]
+            found = {c.seed: r for c in held if isinstance(r := records[c.name], JudgeRecord)}
+            converged = all(each.converged for each in found.values())
+            yield from _series(link, attack, {s: r.points for s, r in found.items()}, wanted, converged)
+
+
+def _series(
+    link: str,
+    attack: str | None,
+    by_seed: dict[int, list[dict[str, Any]]],
+    wanted: Iterable[str],
+    converged: bool | None,
+) -> Iterator[Row]:
+    points = next(iter(by_seed.values()), [])
+    names = [name for name in (points[0] if points else {}) if name.split(".")[0] in wanted]
+    for name in names:
+        for i, point in enumerate(points):
+            seeds = {seed: each[i][name] for seed, each in by_seed.items()}
+            yield Row(
+                link=link,
+                attack=attack,
+                metric=name,
+                snr_db=point.get("snr_db"),
+                seeds=seeds,
+                over_seeds=None if attack in BASELINES else _over(seeds),
+                converged=converged,
+            )
+
+
+def _over(seeds: dict[int, Measurement]) -> Measurement | None:
+    if len(seeds) < 2:
+        return None
+    values = torch.tensor([each.mean for each in seeds.values()], dtype=torch.float64)
+    return Measurement.of(seed_interval(values), next(iter(seeds.values())).unit)
+
+
+def _differences(recipe: BenchRecipe, cells: list[CellState], rows: list[Row], store: Store) -> list[Difference]:
+    """Compare every row with the first of the same metric, SNR, images and kind: link or attack."""
+    found: list[tuple[Row, Row, Literal["seeds", "images"], list[int], Interval]] = []
+    first: dict[tuple[str, float, str, str, bool], Row] = {}
+    for row in rows:
+        if row.snr_db is None:
+            continue
+        entry = recipe.links[row.link]
+        reference = first.setdefault((row.metric, row.snr_db, entry.data, entry.variant, row.attack is None), row)
+        if reference is row:
+            continue
+        if (interval := over_seeds(row, reference)) is not None:
+            found.append((reference, row, "seeds", sorted({*row.seeds, *reference.seeds}), interval))
+        values = per_image(cells, store, row), per_image(cells, store, reference)
+        if (interval := paired_images(*values)) is not None:
+            found.append((reference, row, "images", sorted(values[0].keys() & values[1].keys()), interval))
+    differences = []
+    for over in ("seeds", "images"):
+        mine = [each for each in found if each[2] == over]
+        corrected = holm([p_value(each[-1]) for each in mine])
+        for (reference, row, _, seeds, interval), p_holm in zip(mine, corrected, strict=True):
+            differences.append(
+                Difference(
+                    metric=row.metric,
+                    snr_db=row.snr_db or 0.0,
+                    first=reference.name,
+                    second=row.name,
+                    over=over,
+                    seeds=seeds,
+                    difference=Measurement.of(interval, row.shown.unit),
+                    p_value=p_value(interval),
+                    p_holm=p_holm,
+                )
+            )
+    return differences
+
+
+def p_value(difference: Interval) -> float:
+    """Return the p-value of a difference; ValueError of an interval that was not tested."""
+    if difference.p_value is None:
+        raise ValueError(f"{difference} was not tested")
+    return difference.p_value
+
+
+def _made(done: list[Cell], records: dict[str, Record]) -> list[Made]:
+    counted: dict[str, tuple[dict[str, Any], int]] = {}
+    for cell in done:
+        found = records[cell.name]
+        what = {
+            "step": cell.step,
+            "scheme": found.recipe.scheme,
+            "attack": getattr(found, "attack", None),
+            "semlink": found.semlink,
+            "step_sha256": found.step_sha256,
+            "libraries": found.libraries,
+            "machine": found.machine,
+            "precision": getattr(found, "settings", {}).get("precision", found.recipe.precision),
+        }
+        held = counted.get(repr(what), (what, 0))
+        counted[repr(what)] = (what, held[1] + 1)
+    return [Made(cells=count, **what) for what, count in counted.values()]
+
+
+def _state(cell: Cell, store: Store) -> CellState:
+    state = store.state(cell.name)
+    shown: dict[str, Any] = {name: getattr(cell, name) for name in ("name", "label", "step", "link", "attack", "seed")}
+    shown |= {"state": state}
+    if state == "done":
+        done = store.done(cell.name)
+        shown |= {"seconds": done.get("seconds"), "declared": done.get("declared")}
+    if state == "failed":
+        shown |= {"error": store.failure(cell.name)}
+    try:
+        return CellState(**shown)
+    except ValidationError:
+        folder = store.folder(cell.name)
+        raise SemlinkError(f"{folder / 'done.json'} is damaged; remove {folder}, and run the bench again") from None
+
+
+def write(graph: Graph, store: Store) -> tuple[BenchRecord, Path]:
+    """Gather, write the record beside the graph, and return both; an unchanged record is left as it is."""
+    found, path = gather(graph, store), folder_of(graph.recipe, store) / "record.json"
+    with contextlib.suppress(SemlinkError):  # there is none, or none that this Semlink reads: it is written anew
+        held = record.read(path, BenchRecord)
+        if held.model_dump(exclude={"written"}) == found.model_dump(exclude={"written"}):
+            return held, path
+    record.write(path, found)
+    return found, path
+
+
+def folder_of(recipe: BenchRecipe, store: Store) -> Path:
+    """Return the folder of what belongs to a recipe and variant as a whole."""
+    return store.bench(recipe.name + ("" if recipe.variant == "default" else f"@{recipe.variant}"))

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The published JSON schemas of records; ``python -m semlink.bench.schema DIR`` writes them."""
+
+import json
+import sys
+from pathlib import Path
+
+from pydantic.json_schema import GenerateJsonSchema
+
+from semlink._files import write_text
+from semlink.bench.record import AttackRecord, EvaluateRecord, JudgeRecord, TrainRecord
+from semlink.bench.results import BenchRecord
+
+RECORDS = (TrainRecord, EvaluateRecord, AttackRecord, JudgeRecord, BenchRecord)
+
+
+def schemas() -> dict[str, str]:
+    """Return the schema of each kind of record as JSON text, by the name of its file."""
+    found = {}
+    for record in RECORDS:
+        schema = {"$schema": GenerateJsonSchema.schema_dialect} | record.model_json_schema(mode="serialization")
+        found[f"{record.model_fields['kind'].default}.json"] = json.dumps(schema, indent=1) + "\n"
+    return found
+
+
+def write(folder: Path) -> None:
+    """Write the schemas to ``folder``."""
+    for name, text in schemas().items():
+        write_text(folder / name, text)
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))

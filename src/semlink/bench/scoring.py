@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sending an image set over a link, and scoring what the receiver makes of each image."""
+
+import torch
+from torch import Tensor
+
+from semlink.data import ImageSet
+from semlink.metrics import correct, correct_attributes, psnr_db
+from semlink.schemes import Link, Sent
+
+BATCH = 500
+
+
+def receiver_output(link: Link, images: Tensor, snr_db: float, generator: torch.Generator) -> Tensor:
+    """Send ``images`` over the link at ``snr_db`` and return what the receiver makes of them."""
+    sent = link.transmit(images, generator)
+    return link.receive(link.channel(sent.symbols, snr_db, generator), sent.header)
+
+
+def score(link: Link, output: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    """Return the utility of each image: 1 or 0, the share of right attributes, or PSNR in dB. Shape (B,)."""
+    kind = link.scheme.design.task.kind
+    if kind == "classify":
+        return correct(output, targets)
+    if kind == "attributes":
+        return correct_attributes(output, targets).mean(1)
+    return psnr_db(output, images)
+
+
+@torch.no_grad()
+def encode(link: Link, images: ImageSet, generator: torch.Generator, device: torch.device) -> Sent:
+    """Send every image of a set once; the symbols stay on ``device``, for any number of SNRs and noise draws."""
+    parts = [link.transmit(images.batch(i)[0].to(device), generator) for i in torch.arange(len(images)).split(BATCH)]
+    headers = [part.header for part in parts if part.header is not None]
+    return Sent(
+        torch.cat([part.symbols for part in parts]), parts[0].payload_bits, torch.cat(headers) if headers else None
+    )
+
+
+def part(sent: Sent, indices: Tensor) -> Sent:
+    """Return what was sent of the images ``indices``."""
+    header = None if sent.header is None else sent.header[indices.to(sent.header.device)]
+    return Sent(sent.symbols[indices.to(sent.symbols.device)], sent.payload_bits, header)

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps of a bench: train a link, fetch one from the zoo, evaluate it, train an attack on it, judge that.
+
+    train | fetch ──> evaluate
+         └──> attack ──> judge
+
+A step works in the folder of its cell from a ``spec`` of plain values and the folders of the cells it builds on. Its
+``trial`` is the same work on a few images: its hash is the witness by which changed code proves that it still gives the
+same bits, and its pace tells how long the whole will take.
+"""
+
+import hashlib
+import json
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semlink._files import write_text
+from semlink.attacks import Threat
+from semlink.bench import attacker, evaluator, judge, links, presets, record, trainer, zoo
+from semlink.bench.scoring import encode
+from semlink.data import DataSet, ImageSet
+from semlink.schemes import Link
+from semlink.training import Watcher, describe_machine, make_fabric, resolve_precision, seeded
+
+Spec = dict[str, Any]
+Inputs = dict[str, Path]
+IMAGES = 256  # test images of a trial
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A step on few images: a hash of all it computed, and what the whole will cost."""
+
+    sha256: str
+    seconds: float
+    disk_bytes: int
+
+
+class Step(ABC):
+    """One kind of cell; ``inputs`` names the kinds it builds on by role."""
+
+    files: tuple[str, ...]
+
+    @abstractmethod
+    def modules(self, spec: Spec) -> tuple[str, ...]:
+        """Return the modules on which the result depends, but for what they import."""
+
+    @abstractmethod
+    def run(self, spec: Spec, inputs: Inputs, folder: Path, device: torch.device, watch: Watcher) -> None:
+        """Do the work in ``folder``, or go on with it, and leave ``files`` there."""
+
+    @abstractmethod
+    def trial(self, spec: Spec, inputs: Inputs, device: torch.device) -> Trial:
+        """Do the work on few images and leave nothing; inputs that are not there yet are taken untrained."""
+
+
+def recipe_of(spec: Spec, folder: Path | None, device: torch.device) -> record.Recipe:
+    """Return the link's recipe, its precision that of the run begun in ``folder`` or else what suits the device."""
+    held = trainer.held_precision(folder) if folder else None
+    precision = resolve_precision(device, spec["precision"] if spec["precision"] != "auto" else held or "auto")
+    return record.Recipe.model_validate(spec["recipe"] | {"precision": precision})
+
+
+class Train(Step):
+    """Trains a link in ``run``, a run folder as ``semlink train`` makes it."""
+
+    files = ("run/record.json", "run/weights.safetensors", "run/recipe.json", "run/log.jsonl")
+
+    def modules(self, spec: Spec) -> tuple[str, ...]:
+        """Return the training's modules and the scheme's."""
+        return trainer.modules(spec["recipe"]["scheme"])
+
+    def run(self, spec: Spec, inputs: Inputs, folder: Path, device: torch.device, watch: Watcher) -> None:
+        """Train, or resume."""
+        trainer.train(recipe_of(spec, folder / "run", device), folder / "run", device, watch)
+
+    def trial(self, spec: Spec, inputs: Inputs, device: torch.device) -> Trial:
+        """Train two epochs of two batches."""
+        recipe = recipe_of(spec, None, device)
+        link, sets = links.build(recipe), links.image_sets(recipe)
+        few, short, scale = _few(sets, "transceiver", trainer.schedule(recipe))
+        with tempfile.TemporaryDirectory() as work:
+            fabric = make_fabric(device, recipe.precision)
+            history = trainer.fit(link, recipe, few, short, Path(work), fabric)
+        size = 4 * sum(p.numel() for p in link.scheme.parameters())
+        return Trial(attacker.fingerprint(link.scheme), scale * history[-1]["epoch_seconds"], size)
+
+
+class Fetch(Step):
+    """Takes a link from the zoo in place of training; ``run`` is a run folder."""
+
+    files = ("run/record.json", "run/weights.safetensors")
+
+    def modules(self, spec: Spec) -> tuple[str, ...]:
+        """Return the zoo's module."""
+        return (zoo.__name__,)
+
+    def run(self, spec: Spec, inputs: Inputs, folder: Path, device: torch.device, watch: Watcher) -> None:
+        """Copy the link's weights and record."""
+        zoo.unpack(spec["weights"], folder / "run")
+
+    def trial(self, spec: Spec, inputs: Inputs, device: torch.device) -> Trial:
+        """Nothing is computed here."""
+        return Trial(spec["sha256"], 1.0, 2 * zoo.size(spec["weights"]))
+
+
+class Evaluate(Step):
+    """Measures a link over the grid."""
+
+    files = ("evaluate.json", "evaluate.safetensors")
+
+    def modules(self, spec: Spec) -> tuple[str, ...]:
+        """Return the evaluation's modules and the scheme's."""
+        return evaluator.modules(spec["scheme"])
+
+    def run(self, spec: Spec, inputs: Inputs, folder: Path, device: torch.device, watch: Watcher) -> None:
+        """Evaluate."""
+        out = folder / "evaluate.json"
+        evaluator.evaluate(inputs["link"] / "run", spec["snr_db"], spec["draws"], spec["seed"], device, out=out)
+
+    def trial(self, spec: Spec, inputs: Inputs, device: torch.device) -> Trial:
+        """Evaluate a few test images."""
+        link, sets = _link(spec, inputs, device)
+        few = _first(sets.test, IMAGES)
+        begun = time.perf_counter()
+        sent = encode(link, few, seeded(spec["seed"], "nonces", device=device), device)
+        found = evaluator.values(link, sent, few, spec["snr_db"], 1, spec["seed"], device)
+        pace = (time.perf_counter() - begun) * spec["draws"] * len(sets.test) / len(few)
+        return Trial(_digest(found), pace, 4 * len(sets.test) * sum(map(len, found.values())))
+
+
+class Attack(Step):
+    """Trains an attack on a link, in ``attack``."""
+
+    files = ("plan.json", "attack/record.json", "attack/weights.safetensors", "attack/log.jsonl")
+
+    def modules(self, spec: Spec) -> tuple[str, ...]:
+        """Return the attacker's modules, the attack's and the scheme's."""
+        return attacker.modules(spec["attack"], spec["scheme"])
+
+    def run(self, spec: Spec, inputs: Inputs, folder: Path, device: torch.device, watch: Watcher) -> None:
+        """Attack, or resume with the precision that was begun with."""
+        path = folder / "plan.json"
+        if not path.exists():
+            write_text(path, json.dumps(asdict(_plan(spec, device)), indent=1))
+        attacker.train_attack(inputs["link"] / "run", read_plan(folder), folder / "attack", device, watch)
+
+    def trial(self, spec: Spec, inputs: Inputs, device: torch.device) -> Trial:
+        """Train two epochs of two batches."""
+        link, sets = _link(spec, inputs, device)
+        plan = _plan(spec, device)
+        eve = attacker.build(link, plan)
+        few, short, scale = _few(sets, "attacker", presets.preset(plan.preset).scale(sets.image_shape[0]).attack)
+        with tempfile.TemporaryDirectory() as work:
+            history = attacker.fit(eve, few, short, plan, Path(work), device)
+        size = 4 * sum(p.numel() for p in eve.parameters())
+        return Trial(attacker.fingerprint(eve), scale * history[-1]["epoch_seconds"], size)
+
+
+class Judge(Step):
+    """Judges a trained attack over the grid."""
+
+    files = ("judge.json", "judge.safetensors")
+
+    def modules(self, spec: Spec) -> tuple[str, ...]:
+        """Return the judge's modules, the attack's and the scheme's."""
+        return judge.modules(spec["attack"], spec["scheme"])
+
+    def run(self, spec: Spec, inputs: Inputs, folder: Path, device: torch.device, watch: Watcher) -> None:
+        """Judge."""
+        judge.judge(
+            inputs["link"] / "run",
+            read_plan(inputs["attack"]),
+            inputs["attack"] / "attack",
+            spec["snr_db"],
+            spec["draws"],
+            spec["seed"],
+            spec["metrics"],
+            device,
+            folder / "judge.json",
+        )
+
+    def trial(self, spec: Spec, inputs: Inputs, device: torch.device) -> Trial:
+        """Judge a few test images."""
+        link, sets = _link(spec, inputs, device)
+        if (path := inputs.get("attack")) and path.exists():
+            eve = attacker.load_attack(link, read_plan(path), path / "attack").to(device)
+        else:
+            eve = attacker.build(link, _plan(spec, device)).to(device).eval()
+        few = replace(sets, test=_first(sets.test, IMAGES))
+        begun = time.perf_counter()
+        found = judge.values(link, eve, few, spec["snr_db"], 1, spec["seed"], spec["metrics"], device)
+        found[float("inf")] = judge.baselines(few, False, spec["seed"], spec["metrics"], device)["mean_image"]
+        pace = (time.perf_counter() - begun) * spec["draws"] * len(sets.test) / len(few.test)
+        return Trial(_digest(found), pace, 4 * len(sets.test) * sum(map(len, found.values())))
+
+
+STEPS: dict[str, Step] = {
+    "train": Train(),
+    "fetch": Fetch(),
+    "evaluate": Evaluate(),
+    "attack": Attack(),
+    "judge": Judge(),
+}
+
+
+def witness(step: str, spec: Spec, inputs: Inputs, device: torch.device) -> dict[str, Any]:
+    """Return a trial's hash, and the machine on which it can be repeated to the bit."""
+    precision = resolve_precision(device, spec.get("precision", "auto"))
+    return {
+        "sha256": STEPS[step].trial(spec, inputs, device).sha256,
+        "machine": describe_machine(device),
+        "precision": precision,
+    }
+
+
+def read_plan(folder: Path) -> attacker.Plan:
+    """Return the plan of the attack in a cell."""
+    found = json.loads((folder / "plan.json").read_text())
+    return attacker.Plan(**found | {"threat": Threat(**found["threat"])})
+
+
+def _plan(spec: Spec, device: torch.device) -> attacker.Plan:
+    threat = Threat(spec["eve_snr_db"], spec["with_secret"])
+    precision = resolve_precision(device, spec["precision"])
+    return attacker.Plan(spec["attack"], threat, spec["preset"], spec["perceptual"], spec["attack_seed"], precision)
+
+
+def _link(spec: Spec, inputs: Inputs, device: torch.device) -> tuple[Link, DataSet]:
+    """Return the link that a spec builds on, untrained if it is not there yet, and its images."""
+    run = inputs["link"] / "run"
+    if (run / "record.json").exists():
+        link, recipe = links.load(run), links.read_run(run).recipe
+    else:
+        recipe = recipe_of(spec["link"], None, device)
+        link = links.build(recipe)
+    link.scheme.to(device)
+    return link, links.image_sets(recipe)
+
+
+def _few(sets: DataSet, role: str, plan: presets.Schedule) -> tuple[DataSet, presets.Schedule, float]:
+    """Return two batches of the images of ``role``, two epochs, and how many such epochs the whole work is."""
+    whole = getattr(sets, role)
+    size = min(plan.batch_size, len(whole))
+    validation = {"transceiver": "validation", "attacker": "attacker_validation"}[role]
+    few = {role: _first(whole, 2 * size), validation: _first(getattr(sets, validation), IMAGES)}
+    return replace(sets, **few), replace(plan, epochs=2), plan.epochs * len(whole) / min(2 * size, len(whole))
+
+
+def _first(images: ImageSet, most: int) -> ImageSet:
+    return images.subset(torch.arange(min(most, len(images))))
+
+
+def _digest(found: dict[float, dict[str, Tensor]]) -> str:
+    digest = hashlib.sha256()
+    for snr_db, row in found.items():
+        for name, value in row.items():
+            digest.update(f"{name}@{snr_db:g}".encode() + value.contiguous().numpy().tobytes())
+    return digest.hexdigest()

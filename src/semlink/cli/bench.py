@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs on benches: run a recipe, show what was found, compare two."""
+
+import json
+import shutil
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from semlink._errors import SemlinkError
+from semlink.cli.common import argument, deliver, say
+
+if TYPE_CHECKING:
+    from semlink.bench.estimate import Cost
+    from semlink.bench.graph import Graph
+    from semlink.bench.results import BenchRecord
+    from semlink.bench.runner import Outcome
+    from semlink.bench.store import Store
+
+
+@dataclass(kw_only=True)
+class _Stored:
+    store: Path | None = None
+    """Folder of all cells; SEMLINK_STORE, or a folder of the user's data, if left out."""
+    json: bool = False
+    """Print the record as JSON on standard output, and nothing else there."""
+
+    def _root(self) -> Path:
+        from semlink.bench.store import default_root
+
+        return self.store or default_root()
+
+    def _is_there(self) -> bool:
+        return (self._root() / "store.json").is_file()
+
+    def _open(self, *, make: bool = False) -> "Store":
+        from semlink.bench.store import Store
+
+        if not make and not self._is_there():
+            raise SemlinkError(f"there is no store at {self._root()}; 'semlink bench' makes one, --store names another")
+        return Store(self._root())
+
+
+@dataclass(kw_only=True)
+class Bench(_Stored):
+    """Run a recipe to its end; what was done before is not done again.
+
+    example: semlink bench start --plan
+    """
+
+    name: str = argument()
+    """A recipe of the package, as start, or a TOML file."""
+    variant: str | None = None
+    """A reading that the recipe names."""
+    plan: bool = False
+    """Only show what would be done, how long it takes and how much disk it needs."""
+    engine: Literal["processes", "in-process"] = "processes"
+    """A process of one thread for each cell at work, or one cell after the other in this process."""
+    workers: int | None = None
+    """Processes at a time; as many as processor cores or CUDA devices if left out, 8 at most."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    adopt: list[Path] = field(default_factory=list)
+    """Run folders made by 'semlink train' that are taken in place of training."""
+    same_code: str | None = None
+    """Why changed code has the same results; a trial must prove it, then cells made before are kept."""
+    out: Path | None = None
+    """Folder that also takes the record and the figures."""
+
+    def run(self) -> int:
+        """Run, then print the table; 1 if a cell failed."""
+        from semlink.bench import recipes
+
+        if self.workers is not None and self.workers < 1:
+            raise SemlinkError(f"--workers is {self.workers}: at least 1 is needed")
+        if self.out and self.out.exists() and not self.out.is_dir():
+            raise SemlinkError(f"--out is {self.out}, which is a file; give a folder")
+        recipe = recipes.load(self.name, self.variant)  # a typo is answered before torch is loaded
+
+        from semlink.bench import engines, estimate, results, runner
+        from semlink.bench.board import ScreenBoard
+        from semlink.bench.graph import build
+        from semlink.report import bench as report
+        from semlink.training import resolve_device
+
+        device, store = resolve_device(self.device), self._open(make=True)
+        engine = engines.InProcess(device) if self.engine == "in-process" else engines.Processes(device, self.workers)
+        with ScreenBoard(store) as board:
+            reason, note = self.same_code, board.note
+            graph = build(recipe, store, runner.prover(store, device, reason, note) if reason else runner.warner(note))
+            for folder in self.adopt:
+                note(f"{folder} is taken as {runner.adopt(graph, store, folder, device).label}")
+            if self.plan:
+                costs = estimate.costs(graph, store, device, note)
+                plan = _plan(graph, store, costs)
+                say(json.dumps(plan) if self.json else report.planned(graph, store, costs, engine.slots))
+                return 0
+            graph.save(results.folder_of(recipe, store))
+            outcome = runner.run(graph, store, engine, board)
+        found, path = results.write(graph, store)
+        drawn = report.draw(found, path.parent)
+        if self.out and self.out.resolve() != path.parent.resolve():
+            self.out.mkdir(parents=True, exist_ok=True)
+            for each in [path, *drawn]:
+                shutil.copyfile(each, self.out / each.name)
+        if self.json:
+            say(found.model_dump_json())
+        else:
+            figures = [f"Figure: {each}" for each in drawn if each.suffix == ".png"]
+            say(report.shown(found), "", f"Record: {path}", *figures)
+        _complain(graph, store, outcome)
+        return 1 if outcome.failed else 0
+
+
+@dataclass(kw_only=True)
+class BenchShow(_Stored):
+    """Print the table of a recipe, and which of its cells are missing.
+
+    example: semlink bench show start
+    """
+
+    name: str = argument()
+    """A recipe of the package, or a TOML file."""
+    variant: str | None = None
+    """A reading that the recipe names."""
+    out: Path | None = None
+    """File that also takes the record."""
+
+    def run(self) -> None:
+        """Print."""
+        from semlink.bench import graph, recipes, results
+        from semlink.report import bench as report
+
+        recipe, store = recipes.load(self.name, self.variant), self._open()
+        planned = graph.load(results.folder_of(recipe, store), recipe)
+        found, path = results.write(planned, store)
+        deliver(path, self.out)
+        say(found.model_dump_json() if self.json else report.shown(found))
+
+
+@dataclass(kw_only=True)
+class BenchCompare(_Stored):
+    """Show what changed between two benches, and which numbers differ by more than chance.
+
+    example: semlink bench compare results/start/record.json start
+    """
+
+    first: str = argument()
+    """A record of a bench, as *.json, or a recipe that was run here, RECIPE or RECIPE@VARIANT."""
+    second: str = argument()
+    """The other."""
+
+    def run(self) -> None:
+        """Print what changed."""
+        from semlink.bench.compare import compare
+        from semlink.report import bench as report
+
+        files = all(name.endswith(".json") for name in (self.first, self.second))
+        store = None if files and not self.store and not self._is_there() else self._open()  # two files need none
+        first, second = (_record(name, store) for name in (self.first, self.second))
+        found = compare(first, second, store)
+        if self.json:
+            say(found.model_dump_json())
+        else:
+            say(report.compared(found, self.first, self.second))
+
+
+def _plan(graph: "Graph", store: "Store", costs: "dict[str, Cost]") -> dict[str, Any]:
+    cells = [
+        {"name": cell.name, "label": cell.label, "state": store.state(cell.name), **asdict(costs[cell.name])}
+        for cell in graph.cells
+    ]
+    return {"recipe": graph.recipe.name, "variant": graph.recipe.variant, "store": str(store.root), "cells": cells}
+
+
+def _complain(graph: "Graph", store: "Store", outcome: "Outcome") -> None:
+    """Say on standard error which cells failed, where their logs are, and what could not be done for want of them."""
+    for cell in graph.cells:
+        if cell.name in outcome.failed:
+            log = store.folder(cell.name) / "log.txt"
+            sys.stderr.write(f"failed: {cell.label}: {outcome.failed[cell.name]}; its log is {log}\n")
+    if outcome.blocked:
+        sys.stderr.write(f"{len(outcome.blocked)} cells wait for those; the same command tries again\n")
+
+
+def _record(name: str, store: "Store | None") -> "BenchRecord":
+    """Return the record in a file, or that of a recipe in the store."""
+    from semlink.bench import graph, recipes, record, results
+
+    if store is None or name.endswith(".json"):
+        return record.read(Path(name), results.BenchRecord)
+    base, _, variant = name.rpartition("@") if "@" in Path(name).name else (name, "", "")
+    recipe = recipes.load(base, variant or None)
+    return results.gather(graph.load(results.folder_of(recipe, store), recipe), store)

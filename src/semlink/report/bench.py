@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bench as text for the terminal, and its figures."""
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from semlink.bench.board import duration
+from semlink.bench.compare import Changed, Compared, Comparison
+from semlink.bench.estimate import Cost
+from semlink.bench.graph import Graph
+from semlink.bench.record import Measurement
+from semlink.bench.results import BASELINES, BenchRecord, Difference, Row
+from semlink.bench.store import Store
+from semlink.report.figures import Curve, curves_file
+from semlink.report.tables import TITLES
+from semlink.report.text import columns, decimals, intervals
+
+SIGNIFICANT = 0.05
+
+
+def shown(found: BenchRecord) -> str:
+    """Return a bench's tables, with the differences within each, and what is missing."""
+    tables: dict[tuple[bool, str], list[Row]] = {}
+    for row in found.rows:
+        tables.setdefault((row.attack is not None, row.metric.partition(".")[0]), []).append(row)
+    order = found.recipe["evaluation"]["metrics"]
+    lines = [found.title, _origin(found), ""]
+    for attacked, metric in sorted(tables, key=lambda key: (key[0], order.index(key[1]))):
+        lines += [*_table(found, tables[attacked, metric]), ""]
+    return "\n".join([*lines, *_legend(found), *_remarks(found)])
+
+
+def planned(graph: Graph, store: Store, costs: dict[str, Cost], workers: int) -> str:
+    """Return what a run would do, how long it would take and how much disk it would need."""
+    todo = [cell for cell in graph.cells if store.state(cell.name) != "done"]
+    rows = [["step", "cells", "done", "to do", "time each", "time", "disk"]]
+    for step in dict.fromkeys(cell.step for cell in graph.cells):
+        every = [cell for cell in graph.cells if cell.step == step]
+        left = [cell for cell in every if cell in todo]
+        seconds = [costs[cell.name].seconds for cell in left]
+        each = duration(sum(seconds) / len(left)) if left else "–"
+        disk = sum(costs[cell.name].disk_bytes for cell in left)
+        counts = [len(every), len(every) - len(left), len(left)]
+        rows.append([step, *map(str, counts), each, duration(sum(seconds)) if left else "–", _size(disk)])
+    begun = [cell.label for cell in todo if store.state(cell.name) == "begun"]
+    failed = [f"{cell.label} ({store.failure(cell.name)})" for cell in todo if store.state(cell.name) == "failed"]
+    seconds = sum(costs[cell.name].seconds for cell in todo)
+    longest = max([_longest(cell.name, graph, costs, todo) for cell in todo], default=0.0)
+    total = max(seconds / workers, longest)
+    lines = [f"{graph.recipe.title} ({graph.recipe.name}, variant {graph.recipe.variant})", *columns(rows)]
+    if todo:
+        disk = _size(sum(costs[cell.name].disk_bytes for cell in todo))
+        lines.append(f"in all about {duration(total)} with {workers} at a time, {disk} of disk in {store.root}")
+    else:
+        lines.append("nothing is left to do")
+    lines += [f"begun, and goes on from its checkpoint: {label}" for label in begun]
+    lines += [f"failed before, and is tried again: {label}" for label in failed]
+    return "\n".join(lines)
+
+
+def compared(found: Comparison, first: str, second: str) -> str:
+    """Return what changed between two benches, and which numbers differ significantly."""
+    lines = [f"first:  {first}", f"second: {second}", ""]
+    same = "nothing changed: the same recipe, data, code, libraries and machine"
+    lines += ["changed:", *(f"  {_change(each)}" for each in found.changed)] if found.changed else [same]
+    differing = [each for each in found.numbers if each.p_value < 1]
+    lines += ["", *_comparison(differing)] if differing else [""]
+    total, equal = len(found.numbers), len(found.numbers) - len(differing)
+    count = sum(each.p_holm < SIGNIFICANT for each in differing)
+    lines.append(f"of {total} numbers of both {equal} are equal, {count} differ significantly")
+    if differing:
+        lines += [_starred(total, "differences"), "[low, high]: 95 % intervals"]
+    for name, rows in (("first", found.only_first), ("second", found.only_second)):
+        alone: dict[tuple[str, str], list[str]] = {}
+        for row in rows:
+            alone.setdefault((_title(row.metric), _snr(row.snr_db)), []).append(row.name)
+        lines += [f"only in the {name}: {title} at {snr} of {'; '.join(of)}" for (title, snr), of in alone.items()]
+    return "\n".join(lines)
+
+
+def draw(found: BenchRecord, folder: Path) -> list[Path]:
+    """Draw the figures that the recipe wants, as PNG and PDF; return their paths. One without numbers is left out."""
+    paths = []
+    for name, wanted in found.recipe["figures"].items():
+        rows = [row for row in found.rows if row.metric == wanted["metric"]]
+        rows = [row for row in rows if wanted["links"] is None or row.link in wanted["links"]]
+        if wanted["attacks"] is not None:
+            rows = [row for row in rows if row.attack in (*wanted["attacks"], *BASELINES)]
+        heard = [row for row in rows if row.snr_db is not None]
+        curves: dict[str, Curve] = {}
+        for row in heard:
+            design = found.recipe["links"][row.link]["snr_db"]
+            label = row.name + " (not converged)" * (row.converged is False)
+            curves.setdefault(row.name, Curve(label, {}, design)).points[row.snr_db or 0.0] = row.shown
+        if not curves:
+            continue
+        of = " and ".join(sorted({"Eve" if row.attack else "Bob" for row in heard}))
+        for suffix in ("png", "pdf"):
+            path = folder / f"{name.replace(' ', '-')}.{suffix}"
+            curves_file(
+                path,
+                list(curves.values()),
+                title=textwrap.fill(wanted["title"] or found.title, 56),
+                note=f"95 % intervals: {_methods([row.shown for row in heard])}",
+                xlabel=f"SNR Es/N0 of {of} (dB)",
+                ylabel=_title(wanted["metric"]),
+                levels={label: row.shown.mean for label, row in _baselines(rows).items()},
+            )
+            paths.append(path)
+    return paths
+
+
+def _table(found: BenchRecord, rows: list[Row]) -> list[str]:
+    """Return the lines of a metric of links, or of attacks: numbers, baselines, and differences from the first row."""
+    grid = sorted({row.snr_db for row in rows if row.snr_db is not None})
+    texts = dict(zip([row.key for row in rows], intervals([row.shown for row in rows]), strict=True))
+    hears = "Eve" if rows[0].attack else "Bob"
+    lines = [[f"{_title(rows[0].metric.partition('.')[0])}, {hears} at", *map(_snr, grid), "n"]]
+    named: dict[str, dict[float, Row]] = {}
+    for row in rows:
+        if row.snr_db is not None:
+            named.setdefault(_called(row.name, row.metric), {})[row.snr_db] = row
+    for name, at in named.items():
+        cells = [texts[at[snr].key] if snr in at else "missing" for snr in grid]
+        lines.append([name, *cells, _units(found, next(iter(at.values())))])
+    for name, row in _baselines(rows).items():
+        lines.append([name, texts[row.key], *[""] * (len(grid) - 1), _units(found, row)])
+    return columns(lines + _differences(found, rows, grid))
+
+
+def _differences(found: BenchRecord, rows: list[Row], grid: list[float]) -> list[list[str]]:
+    """Return the differences between rows of a table, for each pair over seeds if there are such, else over images."""
+    names, metrics = {row.name for row in rows}, {row.metric for row in rows}
+    held = _preferred(d for d in found.differences if d.metric in metrics and {d.first, d.second} <= names)
+    if not held:
+        return []
+    texts = dict(zip(held, intervals([each.difference for each in held.values()]), strict=True))
+    lines = []
+    for reference in dict.fromkeys(first for first, _, _ in held):
+        lines.append([f"minus {reference}:", *[""] * (len(grid) + 1)])
+        for name in dict.fromkeys(name for first, name, _ in held if first == reference):
+            keys = [(reference, name, snr) for snr in grid]
+            cells = [texts[key] + _star(held[key].p_holm) if key in held else "" for key in keys]
+            one = next(held[key] for key in keys if key in held)
+            lines.append([f"  {name}", *cells, _pairing(one.over, one.difference)])
+    return lines
+
+
+def _preferred(differences: Iterable[Difference]) -> dict[tuple[str, str, float], Difference]:
+    """Return one difference for each of what is compared with what, at which SNR: over seeds rather than images."""
+    found: dict[tuple[str, str, float], Difference] = {}
+    for each in differences:  # those over seeds stand first
+        found.setdefault((each.first, _called(each.second, each.metric), each.snr_db), each)
+    return found
+
+
+def _comparison(numbers: list[Compared]) -> list[str]:
+    """Return the table of numbers that differ, metric by metric."""
+    lines = [["", "SNR", "first", "second", "second - first", "p (Holm)", "n"]]
+    for metric in dict.fromkeys(each.metric for each in numbers):
+        mine = [each for each in numbers if each.metric == metric]
+        places = decimals([each.difference for each in mine])
+        lines.append([_title(metric), *[""] * 6])
+        for each, text in zip(mine, intervals([each.difference for each in mine]), strict=True):
+            sides = [f"{side.mean:.{places}f}" for side in (each.first, each.second)]
+            p_value = "< 0.001" if each.p_holm < 0.001 else f"{each.p_holm:.3f}"
+            pairing = _pairing(each.over, each.difference)
+            lines.append([f"  {each.name}", _snr(each.snr_db), *sides, text + _star(each.p_holm), p_value, pairing])
+    return columns(lines)
+
+
+def _baselines(rows: list[Row]) -> dict[str, Row]:
+    """Return what is known without listening, by name; once for links that send the same images."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        if row.attack in BASELINES:
+            name = row.attack.replace("_", " ")
+            same = name not in found or found[name].shown == row.shown
+            found[name if same else f"{name}, {row.link}"] = row
+    return found
+
+
+def _units(found: BenchRecord, row: Row) -> str:
+    """Return what the interval of a row counts, where seeds of the recipe are missing, and if an attack is too weak."""
+    wanted = found.recipe["links"][row.link]["seeds"]
+    units = f"{row.shown.n} seeds" if row.over_seeds else f"{row.shown.n} images"
+    if row.attack not in BASELINES and len(row.seeds) < len(wanted):
+        units += f" (seed{'s' * (len(row.seeds) > 1)} {', '.join(map(str, row.seeds))} of {len(wanted)})"
+    return units + ", not converged" * (row.converged is False)
+
+
+def _pairing(over: str, difference: Measurement) -> str:
+    """Return what a difference is over."""
+    if over == "intervals":
+        return "unpaired"
+    return f"{difference.n} {over}, {'paired' if difference.method.startswith('paired') else 'unpaired'}"
+
+
+def _legend(found: BenchRecord) -> list[str]:
+    if not found.rows:
+        return []
+    lines = [
+        f"[low, high]: 95 % intervals; {_methods([row.shown for row in found.rows])}",
+        "one over seeds speaks of the scheme, one over images only of the link that was trained",
+    ]
+    counts = Counter(each.over for each in found.differences)
+    used = sorted({each.over for each in _preferred(found.differences).values()})
+    return lines + [_starred(counts[over], f"differences over {over}") for over in used]
+
+
+def _remarks(found: BenchRecord) -> list[str]:
+    lines = []
+    if any(row.converged is False for row in found.rows):
+        lines.append("an attack that is not converged supports no claim that a defence survives")
+    lines += [f"mixed: {sentence}" for sentence in found.mixed()]
+    if taken := sum(bool(cell.declared) for cell in found.cells):
+        lines.append(f"{taken} cells were made by other code, proven by a trial to give the same bits")
+    missing = found.missing
+    lines.append(f"missing: {len(missing)} of {len(found.cells)} cells" if missing else "no cell is missing")
+    seeds: dict[str, list[str]] = {}
+    for cell in missing:
+        said = {"new": "not begun", "failed": f"failed ({cell.error})"}.get(cell.state, cell.state)
+        seeds.setdefault(f"{cell.label.rpartition(', seed ')[0]}: {said}", []).append(str(cell.seed))
+    return lines + [f"  {what}, seed{'s' * (len(of) > 1)} {', '.join(of)}" for what, of in seeds.items()]
+
+
+def _origin(found: BenchRecord) -> str:
+    machines = [made.machine["processor" if made.machine["device"] == "cpu" else "device"] for made in found.made]
+    made = dict.fromkeys(f"{name}, {made.precision}" for name, made in zip(machines, found.made, strict=True))
+    said = "; ".join(made) or "nothing made yet"
+    return f"{found.name}, variant {found.variant}, recipe {found.recipe_sha256[:12]}; {said}"
+
+
+def _change(each: Changed) -> str:
+    where = f" in {', '.join(each.of)}" if each.of else ""
+    if each.what == "code":
+        return f"code{where or ' in every step'}"
+    if isinstance(each.first or each.second, dict) and None in (each.first, each.second):
+        return f"{each.what}: only in the {'first' if each.second is None else 'second'}"
+    return f"{each.what}: {_short(each.first)} -> {_short(each.second)}{where}"
+
+
+def _longest(name: str, graph: Graph, costs: dict[str, Cost], todo: list) -> float:
+    """Return the seconds of a cell and of those before it that must be done one after the other."""
+    cell = next(cell for cell in graph.cells if cell.name == name)
+    own = costs[name].seconds if cell in todo else 0.0
+    return own + max((_longest(each, graph, costs, todo) for each in cell.inputs.values()), default=0.0)
+
+
+def _methods(numbers: Iterable[Measurement]) -> str:
+    return ", ".join(dict.fromkeys(f"{each.method} (n = {each.n})" for each in numbers))
+
+
+def _title(metric: str) -> str:
+    base, _, part = metric.partition(".")
+    return _called(TITLES.get(base, base), metric) if part else TITLES.get(base, base)
+
+
+def _called(name: str, metric: str) -> str:
+    """Return ``name`` with the part of a metric that is one of several, as an attribute."""
+    _, _, part = metric.partition(".")
+    return f"{name}: {part}" if part else name
+
+
+def _star(p_holm: float) -> str:
+    return " *" if p_holm < SIGNIFICANT else ""
+
+
+def _starred(count: int, what: str) -> str:
+    return f"* p < {SIGNIFICANT} after Holm's correction for {count} {what}"
+
+
+def _snr(snr_db: float | None) -> str:
+    return "any SNR" if snr_db is None else f"{snr_db:g} dB"
+
+
+def _short(value: object) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) < 60 else f"{text[: 56 if ' ' in text else 12]}…"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
