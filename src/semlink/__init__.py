@@ -24,6 +24,7 @@ from semlink._version import VERSION as __version__
 
 if TYPE_CHECKING:
     from semlink import attacks, schemes
+    from semlink.bench.cost import cost
     from semlink.bench.links import create, load
     from semlink.phy import channels
     from semlink.schemes import Key, Link
@@ -32,6 +33,7 @@ _HOMES = {
     "Key": "semlink.schemes",
     "Link": "semlink.schemes",
     "channels": "semlink.phy",
+    "cost": "semlink.bench.cost",
     "create": "semlink.bench.links",
     "load": "semlink.bench.links",
 }
@@ -43,6 +45,7 @@ __all__ = [
     "__version__",
     "attacks",
     "channels",
+    "cost",
     "create",
     "load",
     "register_scheme",

@@ -17,6 +17,7 @@ from semlink.bench import (
     attack,
     attacker,
     code,
+    cost,
     create,
     default_folder,
     evaluate,
@@ -147,7 +148,7 @@ def test_a_record_of_a_run_says_what_was_run(run):
 
 def test_multiply_adds_agree_with_counting_by_hand():
     link, counted = create("deepjscc", data="cifar10", preset="smoke"), 0
-    said = sum(trainer.multiply_adds(link).values())
+    said = sum(cost.multiply_adds(link).values())
 
     def count(module, inputs, output):
         nonlocal counted

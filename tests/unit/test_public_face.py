@@ -24,6 +24,7 @@ def test_exported_names():
         "__version__",
         "attacks",
         "channels",
+        "cost",
         "create",
         "load",
         "register_scheme",

@@ -164,10 +164,11 @@ def test_nothing_is_sent_without_a_key():
         Link(scheme, phy.AWGN(), 12.0).transmit(images_of(2)[0])
 
 
-@pytest.mark.parametrize("fresh", ["no", "true", 0, None])
-def test_fresh_is_true_or_false(fresh):
-    with pytest.raises(SemlinkError, match=r"option fresh is .*true or false"):
-        DeepJSCCEncryption(DESIGN, fresh=fresh)
+@pytest.mark.parametrize("value", ["no", "true", 0, None])
+@pytest.mark.parametrize("name", ["fresh", "sign_flips"])
+def test_options_are_true_or_false(name, value):
+    with pytest.raises(SemlinkError, match=rf"option {name} is .*true or false"):
+        DeepJSCCEncryption(DESIGN, **{name: value})
 
 
 def correlation(one, other):
@@ -223,19 +224,80 @@ def test_the_key_is_in_no_weight_no_text_and_no_pickle(twins):
             serialise(shuffled)
 
 
+@pytest.fixture
+def flipping(twins):
+    """The encrypted link with sign flips, of the same weights."""
+    scheme = DeepJSCCEncryption(DESIGN, sign_flips=True).eval().requires_grad_(False)
+    scheme.load_state_dict(twins[0].state_dict())
+    scheme.key = USER
+    return scheme
+
+
+def signs_by_hand(nonces):
+    """The bits of the keystream behind the 64-bit words of the permutation, 1 for a flip."""
+    streams = [USER.keystream(nonce, 8 * D + D // 8)[8 * D :] for nonce in nonces.tolist()]
+    return torch.tensor([[1.0 - 2 * (byte >> place & 1) for byte in s for place in range(7, -1, -1)] for s in streams])
+
+
+def test_sign_flips_are_the_keystreams_and_the_key_undoes_them_exactly(twins, flipping):
+    plain, shuffled = twins
+    images = images_of(9)[0]
+    sent = flipping.transmit(images, torch.Generator().manual_seed(0))
+    unflipped = shuffled.transmit(images, torch.Generator().manual_seed(0))
+    signs = signs_by_hand(sent.header)
+    assert torch.equal(sent.header, unflipped.header)
+    assert torch.equal(phy.to_features(sent.symbols), phy.to_features(unflipped.symbols) * signs)
+    code = phy.to_features(plain.transmit(images, torch.Generator()).symbols)
+    assert torch.equal(flipping.observe(noiseless(sent.symbols), sent.header, True), code)
+    seen = flipping.observe(noiseless(sent.symbols), sent.header, False)
+    assert torch.equal(seen, phy.to_features(sent.symbols))
+    assert abs(float(signs.mean())) < 5 / math.sqrt(9 * D)  # 5 standard errors of fair coins
+    assert float(signs_by_hand(torch.arange(500)).mean(0).abs().max()) < 5 / math.sqrt(500)
+
+
+def test_flipped_noise_gives_the_logits_of_the_plain_link_to_the_bit(twins, flipping):
+    plain, _ = twins
+    images = images_of(16)[0]
+    sent = flipping.transmit(images, torch.Generator().manual_seed(0))
+    noise = torch.randn(16, D, generator=torch.Generator().manual_seed(3))
+    on_air = noise.gather(1, permutations(USER, sent.header, D)) * signs_by_hand(sent.header)
+    expected = plain.receive(noiseless(plain.transmit(images, torch.Generator()).symbols + phy.to_symbols(noise)))
+    found = flipping.receive(noiseless(sent.symbols + phy.to_symbols(on_air)), sent.header)
+    assert torch.equal(found, expected)
+    # Over fading they are undone behind the equaliser, which is odd in y.
+    gains = phy.noise((16, D // 2), 1.0, torch.Generator().manual_seed(5), torch.device("cpu"))
+    faded = phy.Received(gains * sent.symbols, gains, torch.full((16, 1), 1e-9))
+    assert torch.allclose(flipping.observe(faded, sent.header, True), plain.features(images), atol=1e-3)
+
+
+@pytest.mark.parametrize("held", [None, Key(bytes(32))])
+def test_sign_flips_under_a_wrong_key_or_none_or_with_a_lost_header_raise_nothing(twins, flipping, held):
+    code = twins[0].features(images_of(60)[0])
+    sent = flipping.transmit(images_of(60)[0], torch.Generator().manual_seed(0))
+    flipping.key = held
+    for header in (sent.header, None):
+        seen = flipping.observe(noiseless(sent.symbols), header, True)
+        assert abs(float((code * seen).mean())) < 5 / math.sqrt(60 * D)  # unrelated signs: 5 standard errors
+        assert torch.isfinite(flipping.receive(noiseless(sent.symbols), header)).all()
+    flipping.key = USER
+    with pytest.raises(SemlinkError, match="one int64 for each of 60 images"):
+        flipping.receive(noiseless(sent.symbols), sent.header[:5])
+
+
 def recovered(plaintexts, ciphertexts):
-    """Return for each position of the ciphertext the plaintext position that it correlates with most."""
+    """Return for each position of the ciphertext the plaintext position that it correlates with most, either sign."""
     a, b = ((x - x.mean(0)) / x.std(0) for x in (plaintexts, ciphertexts))
-    return (b.T @ a).argmax(1)
+    return (b.T @ a).abs().argmax(1)
 
 
-def test_thirty_known_plaintexts_break_a_fixed_nonce_and_not_fresh_ones(twins):
+@pytest.mark.parametrize("sign_flips", [False, True])
+def test_thirty_known_plaintexts_break_a_fixed_nonce_and_not_fresh_ones(twins, sign_flips):
     plain, _ = twins
     images, generator = images_of(30, own_share=1.0)[0], torch.Generator().manual_seed(8)
     code = plain.features(images)
     share = {}
     for fresh in (False, True):
-        scheme = DeepJSCCEncryption(DESIGN, fresh).eval()
+        scheme = DeepJSCCEncryption(DESIGN, fresh, sign_flips).eval()
         scheme.load_state_dict(plain.state_dict())
         scheme.key = USER
         sent = scheme.transmit(images, generator)

@@ -16,14 +16,18 @@ from semlink.bench.record import Measurement
 from semlink.bench.scoring import BATCH, encode, part, score
 from semlink.data import ImageSet
 from semlink.metrics import (
+    Interval,
     accuracy,
+    attribute_accuracy,
     attribute_balanced_accuracy,
+    auc,
+    average_precision,
     balanced_accuracy,
     correct_attributes,
     mean_interval,
     ssim,
 )
-from semlink.schemes import Key, Link, Sent
+from semlink.schemes import Key, Link, Sent, Task
 from semlink.training import checkpoint, seeded
 
 
@@ -64,9 +68,11 @@ def evaluate(
     sets = links.image_sets(trained.recipe)
     sent = encode(link, sets.test, seeded(seed, "nonces", device=device), device)
     rows = values(link, sent, sets.test, grid, draws, seed, device)
+    names = link.scheme.design.task.attributes or sets.target_names
     power, peak = phy.mean_power(sent.symbols), phy.peak_power(sent.symbols)
     each = {f"{name}@{snr:g}": v.mean(0) for snr, found in rows.items() for name, v in found.items()}
     checkpoint.save_tensors(out.with_suffix(".safetensors"), each | {"targets": sets.test.targets})
+    positives, constant = _constant(link.scheme.design.task, sets.test, names)
     measured = record.EvaluateRecord(
         **record.origin(
             trained.recipe,
@@ -83,7 +89,9 @@ def evaluate(
             "largest_deviation_from_1": round(float((power - 1).abs().max()), 9),
             "peak": round(float(peak.max()), 4),
         },
-        points=[{"snr_db": snr, **_measure(link, found, sets.test, sets.target_names)} for snr, found in rows.items()],
+        points=[{"snr_db": snr, **_measure(link, found, sets.test, names)} for snr, found in rows.items()],
+        positives=positives,
+        constant=constant,
     )
     record.write(out, measured)
     return measured
@@ -122,7 +130,8 @@ def _receive(
         if kind == "reconstruct":
             found["ssim"] = ssim(output, images)
         if kind == "attributes":
-            found["attributes"] = correct_attributes(output, targets)
+            found["attributes"] = correct_attributes(output, link.scheme.design.task.targets(targets))
+            found["scores"] = output.nan_to_num()
         for name, value in found.items():
             rows.setdefault(name, []).append(value.cpu())
     return {name: torch.cat(values) for name, values in rows.items()}
@@ -140,9 +149,44 @@ def _measure(link: Link, found: dict[str, Tensor], test: ImageSet, names: Sequen
             "accuracy": Measurement.of(accuracy(found["accuracy"]), "%", 100),
             "balanced_accuracy": Measurement.of(balanced_accuracy(found["accuracy"], test.targets), "%", 100),
         }
-    each = zip(names, attribute_balanced_accuracy(found["attributes"], test.targets), strict=True)
-    # Accuracy flatters rare attributes, so each also gets its balanced accuracy (a constant answer has 50 %).
-    return {
-        "accuracy": Measurement.of(mean_interval(found["accuracy"]), "%", 100),
-        **{f"balanced_accuracy.{name}": Measurement.of(interval, "%", 100) for name, interval in each},
+    measured = {"accuracy": Measurement.of(mean_interval(found["accuracy"]), "%", 100)}
+    targets = link.scheme.design.task.targets(test.targets)
+    return measured | _of_attributes(found["attributes"], found["scores"], targets, names)
+
+
+def _of_attributes(right: Tensor, scores: Tensor, targets: Tensor, names: Sequence[str]) -> dict[str, Measurement]:
+    """Measure each attribute; accuracy flatters rare ones, the others do not.
+
+    Args:
+        right: (draws, n, A), 1 where the answer is right.
+        scores: (draws, n, A), logits.
+        targets: (n, A).
+        names: of the A attributes.
+    """
+    found: dict[str, Sequence[Interval | None]] = {
+        "accuracy": attribute_accuracy(right),
+        "balanced_accuracy": attribute_balanced_accuracy(right, targets),
     }
+    ranked = [i for i, count in enumerate(targets.sum(0).tolist()) if 0 < count < len(targets)]  # others have no rank
+    for metric, measure in {"auc": auc, "average_precision": average_precision}.items():
+        each = {i: measure(scores[..., i], targets[:, i]) for i in ranked}
+        found[metric] = [each.get(i) for i in range(len(names))]
+    return {
+        f"{metric}.{name}": Measurement.of(interval, "%", 100)
+        for metric, intervals in found.items()
+        for name, interval in zip(names, intervals, strict=True)
+        if interval is not None
+    }
+
+
+def _constant(task: Task, test: ImageSet, names: Sequence[str]) -> tuple[dict[str, int], dict[str, Measurement]]:
+    """Return how many images have each attribute, and what always giving the commoner answer scores."""
+    if task.kind != "attributes":
+        return {}, {}
+    targets = task.targets(test.targets)
+    counts = [int(count) for count in targets.sum(0).tolist()]
+    answers = torch.tensor([1.0 if 2 * count > len(targets) else -1.0 for count in counts]).expand(targets.shape)
+    right = correct_attributes(answers, targets)
+    measured = {"accuracy": Measurement.of(mean_interval(right.mean(1)), "%", 100)}
+    measured |= _of_attributes(right[None], torch.zeros_like(right)[None], targets, names)
+    return dict(zip(names, counts, strict=True)), measured

@@ -97,11 +97,14 @@ def build(recipe: BenchRecipe, store: Store, settle: Settle = lambda cell, other
         SemlinkError: a link or an attack cannot be built; images are missing; the recipe of a link from the zoo is
             another.
     """
-    builder = _Builder(store, settle)
-    for link_name, entry in recipe.links.items():
+    builder, made_of = _Builder(store, settle), dict[str, str]()
+    for link_name in _in_order(recipe.links):
+        entry = recipe.links[link_name]
         for seed in entry.seeds:
             spec, source = _link_spec(entry, seed, link_name)
-            link = builder.add(source, spec, {}, link_name, None, seed)
+            inputs = {"start": made_of[entry.start]} if entry.start in made_of else {}
+            link = builder.add(source, spec, inputs, link_name, None, seed)
+            made_of.setdefault(link_name, link)
             about = {"scheme": entry.scheme, "link": builder.link_of(link)}
             grid: Spec = {"snr_db": recipe.evaluation.snr_db, "seed": recipe.evaluation.seed}
             measure = about | grid | {"draws": recipe.evaluation.draws}
@@ -114,7 +117,15 @@ def build(recipe: BenchRecipe, store: Store, settle: Settle = lambda cell, other
                 metrics = [metric for metric in recipe.evaluation.metrics if metric in ATTACK_METRICS]
                 judged = attack | grid | {"draws": recipe.evaluation.attack_draws, "metrics": metrics}
                 builder.add("judge", judged, {"link": link, "attack": made}, link_name, attack_name, seed)
-    return Graph(recipe, sorted(builder.cells, key=lambda cell: list(STEPS).index(cell.step)))
+    return Graph(recipe, builder.cells)  # link by link: a bench that is stopped has whole results of some
+
+
+def _in_order(entries: dict[str, LinkEntry]) -> list[str]:
+    """Return the links, each after the one that it starts from; the recipe's check has refused circles."""
+    done: list[str] = []
+    while left := [name for name in entries if name not in done]:
+        done += [name for name in left if entries[name].start not in left]
+    return done
 
 
 class _Builder:
@@ -172,7 +183,10 @@ def _link_spec(entry: LinkEntry, seed: int, name: str) -> tuple[Spec, str]:
     size = preset(recipe.preset)
     sizes = {"backbone": asdict(size.scale(data.describe(recipe.data).image_shape[0]).backbone)}
     sizes |= {"schedule": asdict(trainer.schedule(recipe)), "images": size.images}
-    return {"recipe": shown, "precision": entry.precision, "sizes": sizes}, "train"
+    spec = {"recipe": shown, "precision": entry.precision, "sizes": sizes}
+    if entry.start and entry.start.startswith(zoo.PREFIX):
+        spec["start"] = {"weights": entry.start, "sha256": links.weights_of(entry.start)}
+    return spec, "train"
 
 
 def _attack_spec(entry: AttackEntry, link: LinkEntry, seed: int) -> Spec:
@@ -193,5 +207,8 @@ def _attack_spec(entry: AttackEntry, link: LinkEntry, seed: int) -> Spec:
 
 
 def _without_precision(recipe: record.Recipe) -> dict[str, Any]:
-    """A recipe as it is hashed: which precision is fast depends on the machine, and is kept in the record."""
-    return recipe.model_dump(exclude={"precision"})
+    """A recipe as it is hashed: which precision is fast depends on the machine, and is kept in the record.
+
+    What a link starts from is said beside it, by name: its weights may not be there yet.
+    """
+    return recipe.model_dump(exclude={"precision", "start"})

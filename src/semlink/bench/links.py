@@ -30,6 +30,7 @@ def make_recipe(
     seed: int = 0,
     precision: Literal["bf16", "fp32"] = "fp32",
     key: Key | None = None,
+    start: str | Path | None = None,
     **options: bool | int | float | str,
 ) -> record.Recipe:
     """Check every name and number of a link and return its recipe.
@@ -45,7 +46,7 @@ def make_recipe(
     if kind.secret is None and key is not None:
         raise SemlinkError(f"scheme '{scheme}' takes no key; leave the key out")
     shown = _description(data, variant)
-    chosen = Task.create(task, shown.image_shape, shown.kind, shown.targets)
+    chosen = _task(task, shown)
     if kind.secret is not None:
         key = key or Key.for_test(seed)
     check_name("preset", preset, PRESETS)
@@ -54,7 +55,7 @@ def make_recipe(
         options=options,
         data=data,
         variant=variant,
-        task=chosen.kind,
+        task=chosen.name,
         channel=channel,
         snr_db=snr_db,
         channel_uses=channel_uses,
@@ -62,6 +63,7 @@ def make_recipe(
         seed=seed,
         precision=precision,
         key=key.describe() if key else None,
+        start=None if start is None else weights_of(start),
     )
 
 
@@ -86,6 +88,10 @@ def _description(name: str, variant: str) -> "data.Description":
     return data.describe(name)
 
 
+def _task(kind: str | None, shown: "data.Description") -> Task:
+    return Task.create(kind, shown.image_shape, shown.kind, shown.targets, shown.attributes)
+
+
 def image_sets(recipe: record.Recipe) -> data.DataSet:
     """Load the images of ``recipe``, of every split as many as its preset uses.
 
@@ -103,8 +109,11 @@ def image_sets(recipe: record.Recipe) -> data.DataSet:
 def build(recipe: record.Recipe) -> Link:
     """Return the untrained link of ``recipe``; its weights depend on the recipe's seed alone."""
     shown = data.describe(recipe.data)
-    task = Task.create(recipe.task, shown.image_shape, shown.kind, shown.targets)
-    design = Design(task, recipe.channel_uses, preset(recipe.preset).scale(shown.image_shape[0]).backbone)
+    design = Design(
+        _task(recipe.task, shown),
+        recipe.channel_uses,
+        preset(recipe.preset).scale(shown.image_shape[0]).backbone,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         try:
@@ -172,6 +181,36 @@ def load(source: str | Path, key: Key | None = None) -> Link:
         check_key(trained.recipe, key, Path(source))
         give_key(link.scheme, key)
     return link
+
+
+def start_from(link: Link, source: str | Path) -> dict[str, int]:
+    """Give ``link`` the weights of the trained link ``source``, where names and shapes agree.
+
+    Returns:
+        How many of its parameters were taken, and of how many.
+
+    Raises:
+        SemlinkError: fewer than half fit; otherwise as :func:`load`.
+    """
+    trained, weights = _find(source)
+    tensors = checkpoint.load_tensors(weights, trained.weights_sha256, "restore it from a copy, or train it again")
+    scheme = link.scheme.core
+    own = scheme.state_dict()
+    fitting = {name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape}
+    scheme.load_state_dict(fitting, strict=False)
+    counts = {name: p.numel() for name, p in scheme.named_parameters()}
+    taken = {"parameters": sum(counts[name] for name in fitting if name in counts), "of": sum(counts.values())}
+    if 2 * taken["parameters"] < taken["of"]:
+        raise SemlinkError(
+            f"only {taken['parameters']:,} of this link's {taken['of']:,} parameters are in {source} "
+            f"({trained.recipe.scheme} on {trained.recipe.data}, preset {trained.recipe.preset}); start from another"
+        )
+    return taken
+
+
+def weights_of(source: str | Path) -> str:
+    """Return the SHA-256 of the weights of a trained link: a run folder, or "zoo:" and a name."""
+    return _find(source)[0].weights_sha256
 
 
 def _find(source: str | Path) -> tuple[record.TrainRecord, Path]:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much work a run does: ``smoke`` proves the path, ``short`` compares many links on two cores, ``cpu`` trains one
-well there, ``paper`` is the full schedule."""
+"""How much work a run does: ``smoke`` proves the path, ``short`` compares many links on two cores, ``tune`` does from
+weights that are trained already, ``cpu`` trains one link well there, ``paper`` is the full schedule."""
 
 from dataclasses import dataclass
 
@@ -72,6 +72,12 @@ PRESETS = {
     "short": Preset(
         colour=Scale(_COLOUR, _link(6, 256, 0.2), 256, _attack(6, 64)),
         grey=Scale(_GREY, _link(5, 128, 0.1), 64, _attack(10, 64, 3e-3)),
+        perceptual_taps=2,
+        draws=5,
+    ),
+    "tune": Preset(  # a quarter of the others' rate, lest what the link starts from be forgotten first
+        colour=Scale(_COLOUR, _link(5, 256, 0.05), 256, _attack(6, 64)),
+        grey=Scale(_GREY, _link(5, 128, 0.025), 64, _attack(10, 64, 3e-3)),
         perceptual_taps=2,
         draws=5,
     ),

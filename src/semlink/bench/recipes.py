@@ -8,7 +8,6 @@ them: the first of them by its line, and how many more there are.
 """
 
 import hashlib
-import inspect
 import json
 import os
 import re
@@ -24,7 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from semlink._errors import SemlinkError, check_name
 
 #: What the evaluation of a link may measure, and the judgement of an attack on it.
-LINK_METRICS = ("accuracy", "balanced_accuracy", "psnr_db", "ssim")
+LINK_METRICS = ("accuracy", "balanced_accuracy", "auc", "average_precision", "psnr_db", "ssim")
 ATTACK_METRICS = ("psnr_db", "ssim", "lpips", "mi_leakage")
 
 T = TypeVar("T")
@@ -46,10 +45,13 @@ def _registered(kind: str) -> Iterable[str]:
     }[kind]()
 
 
-def _named(kind: str) -> AfterValidator:
+def _named(kind: str, parted: bool = False) -> AfterValidator:
+    """Return what checks a name; of one that is ``parted``, as auc.Smiling, the part before the dot."""
+
     def check(value: str) -> str:
+        base, dot, part = value.partition(".") if parted else (value, "", "")
         try:
-            return check_name(kind, value, _registered(kind))
+            return check_name(kind, base, _registered(kind)) + dot + part
         except SemlinkError as error:
             raise ValueError(str(error)) from None  # which pydantic collects
 
@@ -84,7 +86,7 @@ DataSetName = Annotated[str, _named("data set")]
 ChannelName = Annotated[str, _named("channel")]
 PresetName = Annotated[str, _named("preset")]
 AttackName = Annotated[str, _named("attack")]
-Metric = Annotated[str, _named("metric")]
+Metric = Annotated[str, _named("metric", parted=True)]
 
 
 class _Strict(BaseModel):
@@ -92,7 +94,11 @@ class _Strict(BaseModel):
 
 
 class LinkEntry(_Strict):
-    """A link, trained once for each seed; ``weights`` of the zoo are taken in place of training."""
+    """A link, trained once for each seed.
+
+    ``weights`` of the zoo are taken in place of training. Training begins with the weights of ``start``, where they
+    fit: a link of the zoo, or the first seed of another link of this recipe.
+    """
 
     scheme: Scheme
     options: dict[str, bool | int | float | str] = {}
@@ -106,6 +112,7 @@ class LinkEntry(_Strict):
     seeds: Distinct[Seed] = [0]
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     weights: Annotated[str, AfterValidator(_from_zoo)] | None = None
+    start: str | None = None
 
 
 class AttackEntry(_Strict):
@@ -365,15 +372,28 @@ def _relations(content: _Content) -> Iterator[tuple[Keys, Callable[..., Any], tu
     """Yield what must hold between fields that are right by themselves: keys, a check, and its arguments."""
     from semlink import data
     from semlink.schemes import Task, schemes
+    from semlink.schemes.options import options, takes_any
 
     links, measured = content.links, content.evaluation.metrics
     for name, link in links.items():
         at, shown = ("links", name), data.describe(link.data)
         yield (*at, "variant"), check_name, (f"variant of {link.data}", link.variant, data.variants(link.data))
-        yield (*at, "task"), Task.create, (link.task, shown.image_shape, shown.kind, shown.targets)
+        yield (
+            (*at, "task"),
+            Task.create,
+            (
+                link.task,
+                shown.image_shape,
+                shown.kind,
+                shown.targets,
+                shown.attributes,
+            ),
+        )
         yield (*at, "weights"), _check_one_seed, (link,)
-        for option in link.options:
-            known = _options(schemes[link.scheme], link)
+        yield (*at, "start"), _check_start, (name, links)
+        scheme = schemes[link.scheme]
+        known = [option.name for option in options(scheme)]
+        for option in () if takes_any(scheme) else link.options:
             yield (*at, "options", option), check_name, (f"option of {link.scheme}", option, known)
     for name, attack in content.attacks.items():
         at = ("attacks", name)
@@ -391,16 +411,23 @@ def _relations(content: _Content) -> Iterator[tuple[Keys, Callable[..., Any], tu
         yield (*at, "metric"), _check_measured, (figure.metric, measured)
 
 
-def _options(scheme: type, link: LinkEntry) -> Iterable[str]:
-    """Return the options that a scheme's constructor takes after the design; any, if it takes any."""
-    _, *taken = inspect.signature(scheme).parameters.values()
-    free = any(each.kind is each.VAR_KEYWORD for each in taken)
-    return link.options if free else [each.name for each in taken]
-
-
 def _check_one_seed(link: LinkEntry) -> None:
     if link.weights is not None and len(link.seeds) != 1:
         raise SemlinkError(f"these weights are one trained link: expected exactly 1 seed, not {len(link.seeds)}")
+
+
+def _check_start(name: str, links: dict[str, LinkEntry]) -> None:
+    seen, link = [name], links[name]
+    if link.start and link.weights:
+        raise SemlinkError("a link with weights is not trained, so it starts from nothing; leave one of the two out")
+    while link.start and not link.start.startswith("zoo:"):
+        if link.start == seen[-1] or link.start not in links:
+            others = [each for each in links if each != seen[-1]]
+            check_name("link to start from ('zoo:' and a name is one too)", link.start, others)
+        if link.start in seen:
+            raise SemlinkError(f"links start from each other in a circle: {' from '.join([*seen, link.start])}")
+        seen.append(link.start)
+        link = links[link.start]
 
 
 def _check_secret(targets: list[str], bare: list[str]) -> None:

@@ -31,7 +31,7 @@ class Strict(BaseModel):
 
 
 class Recipe(Strict):
-    """All that determines a link, by names and numbers."""
+    """All that determines a link, by names and numbers; ``start`` is the SHA-256 of weights that it begins with."""
 
     scheme: str
     options: dict[str, bool | int | float | str] = {}
@@ -45,6 +45,7 @@ class Recipe(Strict):
     seed: int
     precision: Literal["bf16", "fp32"]
     key: dict[str, str] | None = None
+    start: str | None = None
 
 
 class Measurement(Strict):
@@ -84,26 +85,38 @@ class Record(Strict):
 
 
 class TrainRecord(Record):
-    """A trained link."""
+    """A trained link.
+
+    ``started_from`` says how much of the link began with trained weights. ``describes`` is what the scheme says of
+    itself once trained, as the guarantee of a privacy mechanism or the use of a codebook.
+    """
 
     kind: Literal["train"] = "train"
     started_by_step_sha256: str
+    started_from: dict[str, int] | None = None
     selection: str
     schedule: dict[str, Any]
     parameters: dict[str, int]
     multiply_adds: dict[str, int]
     channel_uses: int
+    payload_bits: float | None = None
+    describes: dict[str, Any] = {}
     history: list[dict[str, Any]]
 
 
 class EvaluateRecord(Record):
-    """A link on its test set over an SNR grid."""
+    """A link on its test set over an SNR grid.
+
+    ``positives`` counts the images with each attribute, ``constant`` is what always giving the commoner answer scores.
+    """
 
     kind: Literal["evaluate"] = "evaluate"
     draws: int
     noise_seed: int
     power: dict[str, float]
     points: list[dict[str, float | Measurement]]
+    positives: dict[str, int] = {}
+    constant: dict[str, Measurement] = {}
 
 
 class _Trained(Record):

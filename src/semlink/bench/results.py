@@ -20,8 +20,10 @@ from semlink.bench.record import JudgeRecord, Measurement, Record
 from semlink.bench.store import Store, now
 from semlink.metrics import Interval, holm, paired_difference, seed_difference, seed_interval
 
+#: Attack of a row of a link that answers nothing but the commoner of two.
+CONSTANT = "constant"
 #: Attack of a row that no attack is needed for: what is known without listening.
-BASELINES = ("mean_image", "class_mean")
+BASELINES = (CONSTANT, "mean_image", "class_mean")
 #: Per-image values are kept as float32 and numbers to six decimals: so far may a mean be off.
 _ROUNDING = 1e-4
 _RECORDS = {
@@ -62,6 +64,11 @@ class Row(About):
     seeds: dict[int, Measurement]
     over_seeds: Measurement | None
     converged: bool | None
+
+    @property
+    def attacked(self) -> bool:
+        """Whether the row is of what an eavesdropper does, and not of the link."""
+        return self.attack not in (None, CONSTANT)
 
     @property
     def shown(self) -> Measurement:
@@ -129,7 +136,7 @@ class CellState(record.Strict):
 
 
 class BenchRecord(record.Strict):
-    """A recipe and all that was found."""
+    """A recipe and all that was found; ``positives`` are the test images with each attribute, by data set."""
 
     format: int = record.FORMAT
     kind: Literal["bench"] = "bench"
@@ -141,6 +148,7 @@ class BenchRecord(record.Strict):
     recipe: dict[str, Any]
     recipe_sha256: str
     data: dict[str, dict[str, Any]]
+    positives: dict[str, dict[str, int]] = {}  # noqa: RUF012
     made: list[Made]
     cells: list[CellState]
     rows: list[Row]
@@ -184,6 +192,11 @@ def gather(graph: Graph, store: Store) -> BenchRecord:
         recipe=graph.recipe.model_dump(),
         recipe_sha256=graph.recipe.sha256,
         data={data_key(found.data["name"], found.data["variant"]): found.data for found in records.values()},
+        positives={
+            data_key(found.data["name"], found.data["variant"]): found.positives
+            for found in records.values()
+            if isinstance(found, record.EvaluateRecord) and found.positives
+        },
         made=_made(done, records),
         cells=cells,
         rows=rows,
@@ -261,12 +274,14 @@ def _rows(graph: Graph, done: list[Cell], records: dict[str, Record]) -> Iterato
     for link in graph.recipe.links:
         mine = [cell for cell in done if cell.link == link]
         measured = [cell for cell in mine if cell.step == "evaluate"]
-        yield from _series(link, None, {c.seed: records[c.name].points for c in measured}, wanted, None)  # pyright: ignore[reportAttributeAccessIssue]
-        judged = {cell.seed: records[cell.name] for cell in mine if cell.step == "judge"}
+        own = {c.seed: r for c in measured if isinstance(r := records[c.name], record.EvaluateRecord)}
+        yield from _series(link, None, {seed: each.points for seed, each in own.items()}, wanted, None)
+        judged = {c.seed: r for c in mine if isinstance(r := records[c.name], JudgeRecord)}
         for name in BASELINES:
-            bare = {
-                s: [r.baselines[name]] for s, r in judged.items() if isinstance(r, JudgeRecord) and name in r.baselines
-            }
+            bare: dict[int, list[dict[str, Any]]]
+            bare = {seed: [each.baselines[name]] for seed, each in judged.items() if name in each.baselines}
+            if name == CONSTANT:
+                bare = {seed: [each.constant] for seed, each in own.items() if each.constant}
             yield from _series(link, name, bare, wanted, None)
         for attack in graph.recipe.attacks:
             held = [c for c in mine if c.step == "judge" and c.attack == attack]
@@ -283,7 +298,8 @@ def _series(
     converged: bool | None,
 ) -> Iterator[Row]:
     points = next(iter(by_seed.values()), [])
-    names = [name for name in (points[0] if points else {}) if name.split(".")[0] in wanted]
+    found = points[0] if points else {}
+    names = [name for name in found if name in wanted or name.partition(".")[0] in wanted]
     for name in names:
         for i, point in enumerate(points):
             seeds = {seed: each[i][name] for seed, each in by_seed.items()}

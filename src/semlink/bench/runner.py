@@ -207,7 +207,7 @@ def adopt(graph: Graph, store: Store, folder: Path, device: torch.device) -> Cel
     """
     trained = links.read_run(folder)
     links.load(folder)  # weights that are damaged are refused here
-    shown = trained.recipe.model_dump(exclude={"precision"})
+    shown = trained.recipe.model_dump(exclude={"precision", "start"})
     fitting = [cell for cell in graph.cells if cell.step == "train" and cell.spec["recipe"] == shown]
     fitting = [cell for cell in fitting if cell.spec["precision"] in ("auto", trained.recipe.precision)]
     if not fitting:

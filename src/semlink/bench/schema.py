@@ -4,11 +4,12 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
 from semlink._files import write_text
-from semlink.bench.record import AttackRecord, EvaluateRecord, JudgeRecord, TrainRecord
+from semlink.bench.record import FORMAT, AttackRecord, EvaluateRecord, JudgeRecord, TrainRecord
 from semlink.bench.results import BenchRecord
 
 RECORDS = (TrainRecord, EvaluateRecord, AttackRecord, JudgeRecord, BenchRecord)
@@ -18,7 +19,9 @@ def schemas() -> dict[str, str]:
     """Return the schema of each kind of record as JSON text, by the name of its file."""
     found = {}
     for record in RECORDS:
-        schema = {"$schema": GenerateJsonSchema.schema_dialect} | record.model_json_schema(mode="serialization")
+        schema: dict[str, Any] = {"$schema": GenerateJsonSchema.schema_dialect}
+        schema |= record.model_json_schema(mode="serialization")
+        schema["properties"]["format"] |= {"const": FORMAT}
         found[f"{record.model_fields['kind'].default}.json"] = json.dumps(schema, indent=1) + "\n"
     return found
 

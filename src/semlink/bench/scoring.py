@@ -19,11 +19,11 @@ def receiver_output(link: Link, images: Tensor, snr_db: float, generator: torch.
 
 def score(link: Link, output: Tensor, images: Tensor, targets: Tensor) -> Tensor:
     """Return the utility of each image: 1 or 0, the share of right attributes, or PSNR in dB. Shape (B,)."""
-    kind = link.scheme.design.task.kind
-    if kind == "classify":
+    task = link.scheme.design.task
+    if task.kind == "classify":
         return correct(output, targets)
-    if kind == "attributes":
-        return correct_attributes(output, targets).mean(1)
+    if task.kind == "attributes":
+        return correct_attributes(output, task.targets(targets)).mean(1)
     return psnr_db(output, images)
 
 

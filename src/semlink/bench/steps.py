@@ -61,11 +61,17 @@ class Step(ABC):
         """Do the work on few images and leave nothing; inputs that are not there yet are taken untrained."""
 
 
-def recipe_of(spec: Spec, folder: Path | None, device: torch.device) -> record.Recipe:
+def recipe_of(spec: Spec, folder: Path | None, device: torch.device, start: str | Path | None = None) -> record.Recipe:
     """Return the link's recipe, its precision that of the run begun in ``folder`` or else what suits the device."""
     held = trainer.held_precision(folder) if folder else None
     precision = resolve_precision(device, spec["precision"] if spec["precision"] != "auto" else held or "auto")
-    return record.Recipe.model_validate(spec["recipe"] | {"precision": precision})
+    begun = {} if start is None else {"start": links.weights_of(start)}
+    return record.Recipe.model_validate(spec["recipe"] | {"precision": precision} | begun)
+
+
+def _start(spec: Spec, inputs: Inputs) -> str | Path | None:
+    """Return the trained link that a training starts from: of the zoo, or of the recipe's own."""
+    return inputs["start"] / "run" if "start" in inputs else spec.get("start", {}).get("weights")
 
 
 class Train(Step):
@@ -79,7 +85,8 @@ class Train(Step):
 
     def run(self, spec: Spec, inputs: Inputs, folder: Path, device: torch.device, watch: Watcher) -> None:
         """Train, or resume."""
-        trainer.train(recipe_of(spec, folder / "run", device), folder / "run", device, watch)
+        start, run = _start(spec, inputs), folder / "run"
+        trainer.train(recipe_of(spec, run, device, start), run, device, watch, start=start)
 
     def trial(self, spec: Spec, inputs: Inputs, device: torch.device) -> Trial:
         """Train two epochs of two batches."""
@@ -88,7 +95,10 @@ class Train(Step):
         few, short, scale = _few(sets, "transceiver", trainer.schedule(recipe))
         with tempfile.TemporaryDirectory() as work:
             fabric = make_fabric(device, recipe.precision)
-            history = trainer.fit(link, recipe, few, short, Path(work), fabric)
+            start = _start(spec, inputs)
+            if isinstance(start, Path) and not (start / "record.json").exists():
+                start = None
+            history, _ = trainer.fit(link, recipe, few, short, Path(work), fabric, start=start)
         size = 4 * sum(p.numel() for p in link.scheme.parameters())
         return Trial(attacker.fingerprint(link.scheme), scale * history[-1]["epoch_seconds"], size)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from semlink._errors import SemlinkError
 from semlink._files import exclusive, sha256_file, write_text
-from semlink.bench import code, links, record
+from semlink.bench import code, cost, links, record
 from semlink.bench.presets import Schedule, preset
 from semlink.bench.scoring import receiver_output, score
 from semlink.data import DataSet, ImageSet, describe
@@ -38,8 +38,9 @@ def default_folder(recipe: record.Recipe) -> Path:
     """Return ``runs/<what it is>``, below the working folder."""
     parts = [recipe.scheme, *(f"{k}={v}" for k, v in recipe.options.items()), recipe.data]
     parts += [recipe.variant] if recipe.variant != "default" else []
-    parts += [recipe.task, recipe.channel, f"{recipe.snr_db:g}dB"]
+    parts += [recipe.task.replace(":", "="), recipe.channel, f"{recipe.snr_db:g}dB"]
     parts += [f"{recipe.channel_uses}uses"] if recipe.channel_uses != 64 else []
+    parts += [f"from-{recipe.start[:8]}"] if recipe.start else []
     parts += [recipe.preset, f"seed{recipe.seed}"]
     return Path("runs") / "-".join(parts)
 
@@ -58,17 +59,22 @@ def train(
     watch: Watcher = lambda moment: None,
     key: Key | None = None,
     devices: int = 1,
+    start: str | Path | None = None,
 ) -> record.TrainRecord:
     """Train the link of ``recipe`` in ``folder``, or resume, or return the record if that is done.
 
+    ``start`` is the trained link whose weights it begins with, where names and shapes agree: a run folder, or one of
+    the zoo; the recipe holds the SHA-256 of these weights.
+
     Raises:
-        SemlinkError: the folder is in use, is not a run folder, holds another recipe or is damaged; a key is missing.
+        SemlinkError: the folder is in use, is not a run folder, holds another recipe or is damaged; a key is missing;
+            ``start`` is too unlike this link.
         TrainingDiverged: the loss is not finite.
     """
     link = links.build(recipe)  # before anything is written: a recipe that cannot be built leaves no folder behind
     if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process owns the folder; those that it starts compute
         _give_key(link, recipe, folder, key)
-        return _train(link, recipe, folder, device, devices, watch)
+        return _train(link, recipe, folder, device, devices, watch, start)
     _refuse_foreign(folder)
     with exclusive(folder):
         checkpoint.sweep(folder, "recipe.json", "checkpoint", "log.jsonl", "weights.safetensors", "record.json")
@@ -77,7 +83,7 @@ def train(
             checkpoint.remove(folder)
             return links.read_run(folder)
         _give_key(link, recipe, folder, key)
-        return _train(link, recipe, folder, device, devices, watch, started_by)
+        return _train(link, recipe, folder, device, devices, watch, start, started_by)
 
 
 def _train(
@@ -87,11 +93,12 @@ def _train(
     device: torch.device,
     devices: int,
     watch: Watcher,
+    start: str | Path | None,
     started_by: str = "",
 ) -> record.TrainRecord:
     begun, sets = time.perf_counter(), links.image_sets(recipe)
     plan, fabric = schedule(recipe), make_fabric(device, recipe.precision, devices)
-    history = fit(link, recipe, sets, plan, folder, fabric, watch)
+    history, taken = fit(link, recipe, sets, plan, folder, fabric, watch, start)
     if fabric.is_global_zero:
         checkpoint.save_tensors(folder / "weights.safetensors", link.scheme.state_dict())
         origin = record.origin(
@@ -107,11 +114,11 @@ def _train(
         done = record.TrainRecord(
             **origin,
             started_by_step_sha256=started_by,
+            started_from=taken,
             selection="weights of the last epoch",
             schedule=dataclasses.asdict(plan) | {"training_images": len(sets.transceiver)},
-            parameters=_count(link),
-            multiply_adds=multiply_adds(link),
-            channel_uses=recipe.channel_uses,
+            **_cost(link, sets.validation),
+            describes=link.scheme.describe(),
             history=history,
         )
         record.write(folder / "record.json", done)
@@ -137,14 +144,16 @@ def fit(
     folder: Path,
     fabric: "Fabric",
     watch: Watcher = lambda moment: None,
-) -> list[dict[str, Any]]:
+    start: str | Path | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, int] | None]:
     """Train ``link`` on the transceiver's images, from the checkpoint in ``folder`` if there is one.
 
     Returns:
-        The history, a row an epoch.
+        The history, a row an epoch, and how many parameters of how many began with those of ``start``.
     """
     transceiver = sets.transceiver
     link.scheme.prepare(transceiver.batch(torch.arange(min(len(transceiver), 5000)))[0])
+    taken = None if start is None else links.start_from(link, start)
     batches = Batches(
         [transceiver], plan.batch_size, sets.augmentation, recipe.seed, fabric.global_rank, fabric.world_size
     )
@@ -161,7 +170,7 @@ def fit(
         seed=recipe.seed,
         folder=folder,
     )
-    return training.run(fabric, watch)
+    return training.run(fabric, watch), taken
 
 
 def modules(scheme: str) -> tuple[str, str]:
@@ -227,21 +236,7 @@ def _claim(recipe: record.Recipe, folder: Path, key: Key | None) -> str:
     return step
 
 
-def _count(link: Link) -> dict[str, int]:
-    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in link.scheme.named_children()}
-    return parts | {"total": sum(p.numel() for p in link.scheme.parameters())}
-
-
-def multiply_adds(link: Link) -> dict[str, int]:
-    """Return the multiply-adds of transmitting and of receiving one image (half of the FLOPs that torch counts)."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    scheme, generator = link.scheme.to("cpu").eval(), torch.Generator().manual_seed(0)
-    images = torch.zeros(1, *scheme.design.task.image_shape)
-    with torch.no_grad():
-        with FlopCounterMode(display=False) as transmitting:
-            sent = scheme.transmit(images, generator)
-        received = link.medium(sent.symbols, link.snr_db, generator)
-        with FlopCounterMode(display=False) as receiving:
-            scheme.receive(received, sent.header)
-    return {"transmitter": transmitting.get_total_flops() // 2, "receiver": receiving.get_total_flops() // 2}
+def _cost(link: Link, images: ImageSet) -> dict[str, Any]:
+    """Return what a record says of a link's cost; time is left out, for the machine may be busy."""
+    found = cost.cost(link, images.batch(torch.arange(min(len(images), 500)))[0])
+    return {name: getattr(found, name) for name in ("parameters", "multiply_adds", "channel_uses", "payload_bits")}

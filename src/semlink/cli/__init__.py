@@ -80,7 +80,7 @@ def _parse(verb: str, kind: type, argv: list[str]) -> Any:
         if stop.code:
             words = " ".join(shown.getvalue().replace("-" * 3, "").split())
             raise SemlinkError(f"{words}; see 'semlink {verb} --help'") from None
-        say(shown.getvalue().rstrip())
+        say(shown.getvalue().rstrip(), *(kind.help_on(argv) if hasattr(kind, "help_on") else ()))
         return None
 
 

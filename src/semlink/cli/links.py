@@ -25,7 +25,7 @@ class Quickstart(Common):
     data: str = "digits"
     """Data set; 'digits' needs no download."""
     preset: str = "cpu"
-    """smoke, cpu or paper."""
+    """smoke, short, tune, cpu or paper."""
     snr_db: float = 12.0
     """Es/N0 in training, and on the eavesdropper's own channel, in dB."""
     precision: str = "auto"
@@ -64,6 +64,8 @@ class Train(Common):
     """Train a link; the same command resumes one that was interrupted.
 
     example: semlink train deepjscc --data cifar10 --snr-db 12 --out runs/first
+
+    semlink train SCHEME --help lists the options of a scheme.
     """
 
     scheme: str = argument()
@@ -81,9 +83,11 @@ class Train(Common):
     channel_uses: int = 64
     """Complex symbols per image, a multiple of 8."""
     preset: str = "cpu"
-    """smoke, cpu or paper."""
+    """smoke, short, tune, cpu or paper."""
     options: list[str] = field(default_factory=list)
     """The scheme's own options, as NAME=VALUE."""
+    start: str | None = None
+    """Trained link whose weights this one begins with, where they fit: a run folder, or zoo: and a name."""
     precision: str = "auto"
     """auto, bf16 or fp32; kept when a run is resumed."""
     devices: int = 1
@@ -114,15 +118,25 @@ class Train(Common):
             seed=self.seed,
             precision=resolve_precision(device, self.precision),
             key=key,
+            start=self.start,
             **_options(self.options),
         )
         folder = self.out or default_folder(recipe)
         if self.precision == "auto" and (held := held_precision(folder)):
             recipe = recipe.model_copy(update={"precision": held})
         with ScreenProgress(self.scheme) as watch:
-            done = train(recipe, folder, device, watch, key, self.devices)
+            done = train(recipe, folder, device, watch, key, self.devices, self.start)
         if os.environ.get("LOCAL_RANK", "0") == "0":
             say(done.model_dump_json() if self.json else text.trained(done, folder))
+
+    @staticmethod
+    def help_on(argv: list[str]) -> list[str]:
+        """Return what the scheme named first in ``argv``, if any, adds to the help."""
+        from semlink.report import text
+        from semlink.schemes import schemes
+
+        named = argv[0] if argv and not argv[0].startswith("-") else None
+        return [] if named is None else ["", *text.scheme_help(named, schemes[named])]
 
 
 @dataclass(kw_only=True)

@@ -10,20 +10,31 @@ from semlink.data.sources import NAMES
 
 @dataclass(frozen=True)
 class Description:
-    """Shape (C, H, W) of the images, and kind and number of the targets."""
+    """Shape (C, H, W) of the images, kind and number of the targets, and the names of attributes in their order."""
 
     image_shape: tuple[int, int, int]
     kind: Literal["classes", "attributes"]
     targets: int
+    attributes: tuple[str, ...] = ()
 
 
+# fmt: off
+_FACES = (  # the header of list_attr_celeba.txt
+    "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose",
+    "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows", "Chubby", "Double_Chin", "Eyeglasses",
+    "Goatee", "Gray_Hair", "Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open", "Mustache",
+    "Narrow_Eyes", "No_Beard", "Oval_Face", "Pale_Skin", "Pointy_Nose", "Receding_Hairline", "Rosy_Cheeks",
+    "Sideburns", "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat", "Wearing_Lipstick",
+    "Wearing_Necklace", "Wearing_Necktie", "Young",
+)
+# fmt: on
 _GREY = Description((1, 28, 28), "classes", 10)
 _KNOWN = {
     "digits": _GREY,
     "mnist": _GREY,
     "fashion-mnist": _GREY,
     "cifar10": Description((3, 32, 32), "classes", 10),
-    "celeba": Description((3, 64, 64), "attributes", 40),
+    "celeba": Description((3, 64, 64), "attributes", 40, _FACES),
 }
 
 

@@ -8,6 +8,7 @@ Every quality or leakage metric takes ``(B, C, H, W)`` images in [0, 1] and retu
 from semlink.metrics.answers import correct, correct_attributes
 from semlink.metrics.leakage import MI_VARIANTS, mi_leakage, mi_null
 from semlink.metrics.quality import SSIM_VARIANTS, mse, psnr_db, ssim
+from semlink.metrics.ranking import auc, average_precision
 from semlink.metrics.statistics import (
     Interval,
     bootstrap_interval,
@@ -32,6 +33,8 @@ __all__ = [
     "accuracy",
     "attribute_accuracy",
     "attribute_balanced_accuracy",
+    "auc",
+    "average_precision",
     "balanced_accuracy",
     "bootstrap_interval",
     "correct",

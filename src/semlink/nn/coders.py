@@ -54,9 +54,14 @@ def padded_side(image_shape: tuple[int, int, int]) -> int:
 
 
 class Encoder(nn.Module):
-    """``(B, C, S, S) in [0, 1] -> (B, latent_channels, 4, 4)``, unnormalised."""
+    """``(B, C, S, S) in [0, 1] -> (B, latent_channels, 4, 4)``, unnormalised.
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_channels: int, backbone: Backbone) -> None:
+    ``bias`` of the last layer is left out where a normalisation follows that would take it out again.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], latent_channels: int, backbone: Backbone, bias: bool = True
+    ) -> None:
         super().__init__()
         side = padded_side(image_shape)
         self.padding = side - image_shape[1]
@@ -66,7 +71,7 @@ class Encoder(nn.Module):
         for width in backbone.stages(side):
             layers += [ConvBlock(channels, width, pool=True), ConvBlock(width, width)]
             channels = width
-        self.stages = nn.Sequential(*layers, nn.Conv2d(channels, latent_channels, 1))
+        self.stages = nn.Sequential(*layers, nn.Conv2d(channels, latent_channels, 1, bias=bias))
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode a batch of images."""

@@ -6,6 +6,7 @@ a round. K joint users are one phase whose module takes batches stacked as ``(K,
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -52,6 +53,51 @@ class Optimiser:
         if self.kind == "sgd":
             return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.betas[0], nesterov=True)
         return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
+
+
+@dataclass(frozen=True)
+class Telling(Optimiser):
+    """An optimiser that passes on what the loop tells it before each step: how far training is, 0 to 1.
+
+    What hangs on it follows from the step alone, so a run that is resumed needs no counter to go on as it was.
+    """
+
+    tell: Callable[[float], None] = field(kw_only=True)
+
+    @classmethod
+    def of(cls, optimiser: Optimiser, tell: Callable[[float], None]) -> "Telling":
+        """Return ``optimiser`` with ``tell``."""
+        return cls(**vars(optimiser), tell=tell)
+
+    def rate_at(self, progress: float) -> float:
+        """Pass ``progress`` on and return the learning rate."""
+        self.tell(progress)
+        return super().rate_at(progress)
+
+
+class Annealed(nn.Module):
+    """An objective one part of which comes into force during training; a :class:`Telling` optimiser says how far it is.
+
+    Args:
+        anneal_start, anneal_end: shares of training between which :attr:`anneal` rises from 0 to 1.
+    """
+
+    def __init__(self, anneal_start: float = 0.0, anneal_end: float = 0.0) -> None:
+        super().__init__()
+        self.anneal_start, self.anneal_end, self.progress = anneal_start, anneal_end, 0.0
+
+    def at(self, progress: float) -> None:
+        """Take note of how far training is."""
+        self.progress = progress
+
+    @property
+    def anneal(self) -> float:
+        """Share of that part's weight that is in force."""
+        if self.progress >= self.anneal_end:
+            return 1.0
+        if self.progress <= self.anneal_start:
+            return 0.0
+        return (self.progress - self.anneal_start) / (self.anneal_end - self.anneal_start)
 
 
 @dataclass

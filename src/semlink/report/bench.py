@@ -11,7 +11,7 @@ from semlink.bench.compare import Changed, Compared, Comparison
 from semlink.bench.estimate import Cost
 from semlink.bench.graph import Graph
 from semlink.bench.record import Measurement
-from semlink.bench.results import BASELINES, BenchRecord, Difference, Row
+from semlink.bench.results import BASELINES, CONSTANT, BenchRecord, Difference, Row
 from semlink.bench.store import Store
 from semlink.report.figures import Curve, curves_file
 from semlink.report.tables import TITLES
@@ -24,8 +24,8 @@ def shown(found: BenchRecord) -> str:
     """Return a bench's tables, with the differences within each, and what is missing."""
     tables: dict[tuple[bool, str], list[Row]] = {}
     for row in found.rows:
-        tables.setdefault((row.attack is not None, row.metric.partition(".")[0]), []).append(row)
-    order = found.recipe["evaluation"]["metrics"]
+        tables.setdefault((row.attacked, row.metric.partition(".")[0]), []).append(row)
+    order = [metric.partition(".")[0] for metric in found.recipe["evaluation"]["metrics"]]
     lines = [found.title, _origin(found), ""]
     for attacked, metric in sorted(tables, key=lambda key: (key[0], order.index(key[1]))):
         lines += [*_table(found, tables[attacked, metric]), ""]
@@ -96,14 +96,14 @@ def draw(found: BenchRecord, folder: Path) -> list[Path]:
             curves.setdefault(row.name, Curve(label, {}, design)).points[row.snr_db or 0.0] = row.shown
         if not curves:
             continue
-        of = " and ".join(sorted({"Eve" if row.attack else "Bob" for row in heard}))
+        of = " and ".join(sorted({"Eve" if row.attacked else "Bob" for row in heard}))
         for suffix in ("png", "pdf"):
             path = folder / f"{name.replace(' ', '-')}.{suffix}"
             curves_file(
                 path,
                 list(curves.values()),
                 title=textwrap.fill(wanted["title"] or found.title, 56),
-                note=f"95 % intervals: {_methods([row.shown for row in heard])}",
+                note=textwrap.fill(f"95 % intervals: {_methods([row.shown for row in heard])}", 76),
                 xlabel=f"SNR Es/N0 of {of} (dB)",
                 ylabel=_title(wanted["metric"]),
                 levels={label: row.shown.mean for label, row in _baselines(rows).items()},
@@ -116,7 +116,7 @@ def _table(found: BenchRecord, rows: list[Row]) -> list[str]:
     """Return the lines of a metric of links, or of attacks: numbers, baselines, and differences from the first row."""
     grid = sorted({row.snr_db for row in rows if row.snr_db is not None})
     texts = dict(zip([row.key for row in rows], intervals([row.shown for row in rows]), strict=True))
-    hears = "Eve" if rows[0].attack else "Bob"
+    hears = "Eve" if rows[0].attacked else "Bob"
     lines = [[f"{_title(rows[0].metric.partition('.')[0])}, {hears} at", *map(_snr, grid), "n"]]
     named: dict[str, dict[float, Row]] = {}
     for row in rows:
@@ -176,7 +176,7 @@ def _baselines(rows: list[Row]) -> dict[str, Row]:
     found: dict[str, Row] = {}
     for row in rows:
         if row.attack in BASELINES:
-            name = row.attack.replace("_", " ")
+            name = _called(row.attack.replace("_", " "), row.metric)
             same = name not in found or found[name].shown == row.shown
             found[name if same else f"{name}, {row.link}"] = row
     return found
@@ -207,7 +207,12 @@ def _legend(found: BenchRecord) -> list[str]:
     ]
     counts = Counter(each.over for each in found.differences)
     used = sorted({each.over for each in _preferred(found.differences).values()})
-    return lines + [_starred(counts[over], f"differences over {over}") for over in used]
+    lines += [_starred(counts[over], f"differences over {over}") for over in used]
+    for data, positives in found.positives.items():
+        shown = {row.metric.partition(".")[2]: row.shown.n for row in found.rows if row.attack == CONSTANT}
+        counted = ", ".join(f"{name} {positives[name]:,} of {n:,}" for name, n in shown.items() if name in positives)
+        lines += [f"test images of {data} with the attribute: {counted}"] if counted else []
+    return lines
 
 
 def _remarks(found: BenchRecord) -> list[str]:

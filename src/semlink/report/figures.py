@@ -3,6 +3,7 @@
 
 import base64
 import io
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -66,7 +67,7 @@ def curves_file(
         axes.set_xlabel(xlabel)
         _levels(axes, levels)
         dated = {"Software": None} if path.suffix == ".png" else {"CreationDate": None}
-        figure.savefig(part, format=path.suffix[1:], dpi=200, metadata=dated)
+        figure.savefig(part, format=path.suffix[1:], dpi=200, bbox_inches="tight", metadata=dated)  # as wide as names
 
 
 def _style() -> Any:
@@ -95,11 +96,11 @@ def _levels(axes: Any, levels: dict[str, float]) -> None:
     """Draw horizontal lines, named at their right ends; names of lines that are close move up to stay apart."""
     for value in levels.values():
         axes.axhline(value, color=_TEXT, alpha=0.45, linewidth=1)
+    axes.figure.draw_without_rendering()  # gives the axes their height
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high)  # as names shall not stretch it
-    height = -math.inf
+    line, height = 13 * (high - low) / axes.bbox.height, -math.inf
     for name, value in sorted(levels.items(), key=lambda each: each[1]):
-        height = max(value, height + 0.055 * (high - low))
+        height = max(value, height + line)
         axes.text(1.015, height, name, transform=axes.get_yaxis_transform(), va="center", fontsize=10.5)
 
 
@@ -111,7 +112,8 @@ def _curves(curves: Sequence[Curve], ylabel: str) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     every = sorted({snr for curve in curves for snr in curve.points})
-    hair = 0.012 * ((every[-1] - every[0]) or 1.0)
+    gaps = [right - left for left, right in itertools.pairwise(every)] or [1.0]
+    hair = min(0.012 * sum(gaps), 0.3 * min(gaps) / len(curves))
     figure = Figure(figsize=(400 / 72, (270 + 18 * len(curves)) / 72), dpi=72, layout="constrained")
     axes = figure.add_subplot()
     axes.set(xlabel="SNR Es/N0 (dB)", ylabel=ylabel, xticks=every[:: 1 + len(every) // 12])

@@ -11,6 +11,8 @@ from semlink.report.gather import Attacked, Run
 TITLES = {
     "accuracy": "Accuracy (%)",
     "balanced_accuracy": "Balanced accuracy (%)",
+    "auc": "ROC AUC (%)",
+    "average_precision": "Average precision (%)",
     "psnr_db": "PSNR (dB)",
     "ssim": "SSIM",
     "lpips": "LPIPS",

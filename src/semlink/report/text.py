@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records as a few lines of text, for the terminal."""
 
+import inspect
 import math
 import statistics
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from semlink.bench.record import EvaluateRecord, JudgeRecord, Measurement, TrainRecord
+from semlink.schemes import Scheme
+from semlink.schemes.options import options, takes_any
+
+_WIDTH = 80  # of help, as tyro's
 
 
 def trained(done: TrainRecord, folder: Path) -> str:
@@ -20,6 +26,23 @@ def trained(done: TrainRecord, folder: Path) -> str:
         f"{sum(done.multiply_adds.values()):,} multiply-adds, {done.channel_uses} channel uses an image\n"
         f"Run folder: {folder}"
     )
+
+
+def scheme_help(key: str, kind: type[Scheme]) -> list[str]:
+    """Return what ``semlink train KEY --help`` says of a scheme: what it is, and its options."""
+    title = inspect.cleandoc(inspect.getmodule(kind).__doc__ or kind.__doc__ or "").partition("\n\n")[0]
+    lines = [f"scheme {key}: {' '.join(title.split())}", ""]
+    if not (found := options(kind)):
+        return [*lines, "It has no options of its own."]
+    lines.append("Its options, given as --options NAME=VALUE, with their defaults:")
+    width = max(len(f"{option.name}={option.default}") for option in found) + 4
+    for option in found:
+        shown = f"{option.default}".lower() if isinstance(option.default, bool) else f"{option.default}"
+        head = f"  {option.name}" + ("" if option.default is None else f"={shown}")
+        body = option.meaning.replace("``", "")
+        lines += textwrap.wrap(body, _WIDTH, initial_indent=head.ljust(width), subsequent_indent=" " * width) or [head]
+    more = "Any other option goes to the scheme that it is built on; see that scheme's help."
+    return [*lines, *(textwrap.wrap(more, _WIDTH) if takes_any(kind) else [])]
 
 
 def evaluated(done: EvaluateRecord) -> str:

@@ -3,11 +3,40 @@
 
 from semlink.schemes.base import Design, Scheme, Sent, schemes
 from semlink.schemes.deepjscc import DeepJSCC
+from semlink.schemes.deepjscc_aes import DeepJSCCAES
+from semlink.schemes.deepjscc_dp import DeepJSCCDP
 from semlink.schemes.deepjscc_encryption import DeepJSCCEncryption
+from semlink.schemes.deepjscc_lbvq import DeepJSCCLBVQ
+from semlink.schemes.escs import ESCS
+from semlink.schemes.ibal import IBAL
 from semlink.schemes.key import Key
+from semlink.schemes.layered import Layered
 from semlink.schemes.link import Link
 from semlink.schemes.task import Task
+from semlink.schemes.uis_tosc import UISToSC
+from semlink.schemes.vfe import VFE
+from semlink.schemes.vl_vfe import VLVFE
 
 keys = schemes.keys
 
-__all__ = ["DeepJSCC", "DeepJSCCEncryption", "Design", "Key", "Link", "Scheme", "Sent", "Task", "keys", "schemes"]
+__all__ = [
+    "ESCS",
+    "IBAL",
+    "VFE",
+    "VLVFE",
+    "DeepJSCC",
+    "DeepJSCCAES",
+    "DeepJSCCDP",
+    "DeepJSCCEncryption",
+    "DeepJSCCLBVQ",
+    "Design",
+    "Key",
+    "Layered",
+    "Link",
+    "Scheme",
+    "Sent",
+    "Task",
+    "UISToSC",
+    "keys",
+    "schemes",
+]

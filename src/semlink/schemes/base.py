@@ -4,7 +4,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,15 @@ class Scheme(nn.Module, ABC):
         if with_secret:
             raise SemlinkError("this scheme has no key, so there is no attack 'with the key'; leave the option out")
         return phy.to_features(phy.equalise(received))
+
+    @property
+    def core(self) -> "Scheme":
+        """The scheme that holds the networks: this one, or the one that it wraps; trained weights go there."""
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the record of a trained link says of it beside its numbers, in JSON's types."""
+        return {}
 
     def prepare(self, images: Tensor) -> None:
         """Measure what must be measured before training on ``images: (N, C, H, W)`` of the transceiver's split."""

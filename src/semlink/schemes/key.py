@@ -91,3 +91,29 @@ def permutations(key: Key, nonces: Tensor, length: int) -> Tensor:
     values, inverse = torch.unique(nonces.cpu(), return_inverse=True)
     words = np.stack([np.frombuffer(key.keystream(int(n), 8 * length), dtype="<u8") for n in values])
     return torch.from_numpy(np.argsort(words, axis=1, kind="stable"))[inverse]
+
+
+def draw_nonces(count: int, generator: torch.Generator, fresh: bool = True) -> Tensor:
+    """Draw a nonce of 63 bits for each of ``count`` messages, 0 for all if not ``fresh``: (count,) int64."""
+    return torch.randint(2**63 - 1 if fresh else 1, (count,), generator=generator, device=generator.device)
+
+
+def check_nonces(nonces: Tensor, count: int) -> Tensor:
+    """Return ``nonces``; SemlinkError unless they are (count,) int64."""
+    # Fewer rows would pass gather and scatter, and lose the last images in silence; fractions would share a nonce.
+    if nonces.dtype != torch.int64 or nonces.shape != (count,):
+        raise SemlinkError(
+            f"nonces of shape {tuple(nonces.shape)}, {nonces.dtype}: one int64 for each of {count} images is expected"
+        )
+    return nonces
+
+
+def keyed_bits(key: Key, nonces: Tensor, skip: int, count: int) -> Tensor:
+    """Return ``count`` bits of each message's keystream behind its first ``skip`` bytes: (B, count) uint8.
+
+    Messages that share a nonce share the work.
+    """
+    values, inverse = torch.unique(nonces.cpu(), return_inverse=True)
+    size = -(-count // 8)
+    rows = [np.frombuffer(key.keystream(int(n), skip + size), dtype=np.uint8, offset=skip) for n in values]
+    return torch.from_numpy(np.unpackbits(np.stack(rows), axis=1, count=count))[inverse]

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+import semlink
+from semlink.bench import create
+
+IMAGES = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+KEYS = [key for key in semlink.schemes.keys() if not key.startswith("test-")]  # noqa: SIM118
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_one_call_tells_what_any_scheme_costs(key):
+    options = {"base": "deepjscc"} if key == "layered" else {}
+    link = create(key, data="cifar10", preset="smoke", channel_uses=64, **options)
+    found = semlink.cost(link, IMAGES)
+    assert found.channel_uses == 64
+    own = [p for name, p in link.scheme.named_parameters() if not name.startswith("adversary.")]
+    assert found.parameters["total"] == sum(p.numel() for p in own)
+    assert set(found.multiply_adds) == {"transmitter", "receiver"}
+    assert min(found.multiply_adds.values()) > 10_000
+    assert 0.3 < found.mean_power < 1.7  # one on average over what is random; exactly one for analog codes
+    assert found.test_seconds > 0
+    sent = link.transmit(IMAGES)
+    assert found.payload_bits == sent.payload_bits
+    assert (sent.payload_bits or 1) <= 64 * 8
+
+
+def test_a_payload_is_counted_in_bits():
+    digital = create("deepjscc-lbvq", data="cifar10", preset="smoke", channel_uses=16)
+    assert semlink.cost(digital, IMAGES).payload_bits == 16 * 4
+    assert semlink.cost(create("deepjscc", data="cifar10", preset="smoke"), IMAGES).payload_bits is None
+
+
+def test_backbones_are_alike_within_a_tenth():
+    """What is compared has the same capacity, but for what a scheme dictates: keys, codebooks, mixing."""
+    keys = ("deepjscc", "deepjscc-dp", "deepjscc-encryption", "vfe", "vl-vfe", "ibal", "deepjscc-lbvq", "uis-tosc")
+    links = {key: create(key, data="cifar10", channel_uses=64) for key in keys}
+    size = {key: semlink.cost(link, IMAGES[:2]).parameters["total"] for key, link in links.items()}
+    assert size["deepjscc"] == pytest.approx(3.2e6, rel=0.01)
+    assert all(0.9 < value / size["deepjscc"] < 1.1 for value in size.values()), size
