@@ -34,7 +34,7 @@ from semlink.bench import (
 )
 from semlink.metrics import psnr_db
 from semlink.schemes import Key, Link
-from semlink.training import Fit, checkpoint
+from semlink.training import Fit, checkpoint, seeded
 
 CPU = torch.device("cpu")
 
@@ -239,6 +239,27 @@ def test_each_image_is_encoded_once_and_its_draws_are_averaged_first(run, sets, 
         each = utility.mean(0)
         error = 100 * each.std().item() / math.sqrt(n)
         assert measured.high - measured.low == pytest.approx(2 * 1.96 * error, rel=0.05)
+
+
+def test_a_transmitter_that_adapts_is_told_each_snr_of_the_grid(sets, tmp_path):
+    train(make_recipe("vl-vfe", preset="smoke"), tmp_path / "r", CPU)
+    said = evaluate(tmp_path / "r", [4.0, 20.0], 1, 0, CPU)
+    link = load(tmp_path / "r")
+    images, targets = sets.test.batch(torch.arange(len(sets.test)))
+    for point in said.points:
+        snr_db = point["snr_db"]
+        link.scheme.told_snr_db = snr_db
+        sent = link.transmit(images)
+        noise = seeded(0, "test noise", snr_db)
+        right = []
+        for indices in torch.arange(len(images)).split(scoring.BATCH):
+            received = link.channel(sent.symbols[indices], snr_db, noise)
+            right.append(link.receive(received, sent.header[indices]).argmax(1) == targets[indices])
+        assert point["accuracy"].mean == pytest.approx(100 * torch.cat(right).float().mean().item(), abs=1e-4)
+    link.scheme.told_snr_db = 4.0
+    low = link.transmit(images[:8]).symbols
+    link.scheme.told_snr_db = 20.0
+    assert not torch.equal(low, link.transmit(images[:8]).symbols)
 
 
 def test_the_noise_depends_on_seed_and_snr_and_not_on_the_grid_or_the_batches(run, monkeypatch):

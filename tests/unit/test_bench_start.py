@@ -115,3 +115,17 @@ def test_a_start_that_makes_no_sense_is_refused_with_its_line(tmp_path, start, s
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(SemlinkError, match=rf"mine\.toml, line 8: links\.second\.start: .*{said}"):
         recipes.load(str(tmp_path / "mine.toml"))
+
+
+def test_the_adversary_of_training_is_no_part_of_the_link_that_is_kept(tmp_path):
+    train(make_recipe("ibal", preset="smoke"), tmp_path / "ibal", CPU)
+    link = links.load(tmp_path / "ibal")
+    kept = links.weights_in(link.scheme)
+    assert not any("adversary" in name for name in kept)
+    assert any("adversary" in name for name in link.scheme.state_dict())
+    assert links.read_run(tmp_path / "ibal").parameters["total"] == sum(
+        p.numel() for name, p in link.scheme.named_parameters() if name in kept
+    )
+    started = build(make_recipe("ibal", preset="smoke", seed=5))
+    taken = start_from(started, tmp_path / "ibal")
+    assert taken["parameters"] == taken["of"]

@@ -114,7 +114,7 @@ def test_ceilings_of_the_published_budgets():
 @pytest.mark.parametrize("classes", [2, 3, 10])
 @pytest.mark.parametrize("delta", [0.0, 0.01, 0.3])
 def test_the_ceiling_is_reached_by_saying_the_truth_now_and_then_and_else_answering_at_random(classes, delta):
-    """With probability delta the truth, else randomised response over K classes: (epsilon, delta)-DP by construction."""
+    """With probability delta the truth, else randomised response over K classes: (epsilon, delta)-DP by design."""
     epsilon = 1.3
     truth = math.exp(epsilon) / (math.exp(epsilon) + classes - 1)
     lie = (1 - truth) / (classes - 1)

@@ -106,9 +106,14 @@ def modules(scheme: str) -> tuple[str, str]:
 def values(
     link: Link, sent: Sent, test: ImageSet, grid: Sequence[float], draws: int, seed: int, device: torch.device
 ) -> dict[float, dict[str, Tensor]]:
-    """Return, for each SNR of the grid, per-image values by metric: (draws, n), or (draws, n, A) for attributes."""
+    """Return, for each SNR of the grid, per-image values by metric: (draws, n), or (draws, n, A) for attributes.
+
+    A transmitter that adapts to the SNR is told it, and encodes the images for it.
+    """
     found = {}
     for snr_db in grid:
+        if link.scheme.adapt(snr_db):
+            sent = encode(link, test, seeded(seed, "nonces", device=device), device)
         noise = seeded(seed, "test noise", snr_db, device=device)
         rows = [_receive(link, sent, test, snr_db, noise, device) for _ in range(draws)]
         found[snr_db] = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}

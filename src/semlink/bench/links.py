@@ -13,6 +13,7 @@ from semlink import data, phy
 from semlink._errors import SemlinkError, check_name
 from semlink.bench import record
 from semlink.bench.presets import PRESETS, preset
+from semlink.nn.adversary import Adversary
 from semlink.schemes import Design, Key, Link, Task, schemes
 from semlink.training import checkpoint
 
@@ -171,7 +172,9 @@ def load(source: str | Path, key: Key | None = None) -> Link:
     remedy = "restore it from a copy, or remove record.json beside it and train again"
     tensors = checkpoint.load_tensors(weights, trained.weights_sha256, remedy)
     try:
-        link.scheme.load_state_dict(tensors)
+        if tensors.keys() != weights_in(link.scheme).keys():
+            raise RuntimeError
+        link.scheme.load_state_dict(tensors, strict=False)
     except RuntimeError:
         raise SemlinkError(
             f"{weights} does not fit '{trained.recipe.scheme}' of this Semlink; "
@@ -181,6 +184,12 @@ def load(source: str | Path, key: Key | None = None) -> Link:
         check_key(trained.recipe, key, Path(source))
         give_key(link.scheme, key)
     return link
+
+
+def weights_in(scheme: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights and buffers of a link; those of an adversary that it was trained against are none of its."""
+    hers = tuple(f"{name}." for name, part in scheme.named_modules() if isinstance(part, Adversary))
+    return {name: value for name, value in scheme.state_dict().items() if not name.startswith(hers)}
 
 
 def start_from(link: Link, source: str | Path) -> dict[str, int]:
@@ -195,10 +204,10 @@ def start_from(link: Link, source: str | Path) -> dict[str, int]:
     trained, weights = _find(source)
     tensors = checkpoint.load_tensors(weights, trained.weights_sha256, "restore it from a copy, or train it again")
     scheme = link.scheme.core
-    own = scheme.state_dict()
+    own = weights_in(scheme)
     fitting = {name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape}
     scheme.load_state_dict(fitting, strict=False)
-    counts = {name: p.numel() for name, p in scheme.named_parameters()}
+    counts = {name: p.numel() for name, p in scheme.named_parameters() if name in own}
     taken = {"parameters": sum(counts[name] for name in fitting if name in counts), "of": sum(counts.values())}
     if 2 * taken["parameters"] < taken["of"]:
         raise SemlinkError(

@@ -100,7 +100,7 @@ def _train(
     plan, fabric = schedule(recipe), make_fabric(device, recipe.precision, devices)
     history, taken = fit(link, recipe, sets, plan, folder, fabric, watch, start)
     if fabric.is_global_zero:
-        checkpoint.save_tensors(folder / "weights.safetensors", link.scheme.state_dict())
+        checkpoint.save_tensors(folder / "weights.safetensors", links.weights_in(link.scheme))
         origin = record.origin(
             recipe,
             sets.provenance,

@@ -198,7 +198,7 @@ def _check(run: Path, name: str, recipe: record.Recipe) -> None:
 
 def _rounded(run: Path) -> dict[str, Tensor]:
     """Return the state of the link in ``run``, its floating-point tensors in float16."""
-    state = links.load(run).scheme.state_dict()
+    state = links.weights_in(links.load(run).scheme)
     halves = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     for name, value in halves.items():
         if not value.isfinite().all():

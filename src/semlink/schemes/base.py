@@ -86,6 +86,11 @@ class Scheme(nn.Module, ABC):
         """The scheme that holds the networks: this one, or the one that it wraps; trained weights go there."""
         return self
 
+    def adapt(self, snr_db: float) -> bool:
+        """Tell the transmitter the channel's Es/N0 in dB; return whether what it sends depends on that."""
+        del snr_db
+        return False
+
     def describe(self) -> dict[str, Any]:
         """Return what the record of a trained link says of it beside its numbers, in JSON's types."""
         return {}

@@ -198,6 +198,10 @@ class Layered(Scheme):
         """The base's."""
         return self.base.core
 
+    def adapt(self, snr_db: float) -> bool:
+        """Tell the base's transmitter."""
+        return self.base.adapt(snr_db)
+
     def describe(self) -> dict[str, Any]:
         """Return what the base says of itself for a record."""
         return self.base.describe()

@@ -94,6 +94,11 @@ class VLVFE(VFE):
         """Return how many real dimensions are sent when the transmitter is told ``snr_db`` (None: the design's)."""
         return int(self.active(self._scales(self._variance(snr_db, 1))).sum())
 
+    def adapt(self, snr_db: float) -> bool:
+        """Set what the transmitter was told."""
+        self.told_snr_db = snr_db
+        return True
+
     def describe(self) -> dict[str, Any]:
         """Return how many dimensions are sent at which SNR, for the record."""
         grid = range(math.ceil(self.snr_low_db), math.floor(self.snr_high_db) + 1)
