@@ -293,6 +293,13 @@ def test_a_trained_link_takes_another_assignment_at_both_ends():
         scheme.assign("gray", 4.0)
 
 
+def test_a_training_that_starts_from_trained_weights_counts_its_own_batches():
+    scheme = make(assignment="optimised").train()
+    scheme.modem.batches.fill_(5000)
+    scheme.phases(Optimiser(), lambda symbols, generator: phy.AWGN()(symbols, 12.0, generator), 0.1)
+    assert int(scheme.modem.batches) == 0
+
+
 @pytest.mark.parametrize(("assignment", "due"), [("natural", []), ("optimised", [64, 128, 256])])
 def test_assignments_are_searched_anew_after_powers_of_two(assignment, due, monkeypatch):
     scheme, found = make(assignment=assignment).train(), []

@@ -202,6 +202,7 @@ class DeepJSCCLBVQ(Scheme):
 
     def phases(self, optimiser: Optimiser, carry: Carry, label_smoothing: float) -> list[Phase]:
         """Return the one phase: transceiver and codebook together."""
+        self.modem.batches.zero_()  # of this training; weights that a link is started from may bring another's
         return [Phase("transceiver", RobustBottleneck(self, carry, label_smoothing), optimiser)]
 
     def settle(self, received: phy.Received) -> None:

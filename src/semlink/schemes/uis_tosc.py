@@ -123,6 +123,7 @@ class UISToSC(DeepJSCCLBVQ):
 
     def phases(self, optimiser: Optimiser, carry: Carry, label_smoothing: float) -> list[Phase]:
         """Return two phases: the transceiver's with the codebook, and the adversary's several steps."""
+        self.modem.batches.zero_()  # as DeepJSCC-LBVQ
         return _Game(self, carry, label_smoothing).phases(self, self.adversary, optimiser)
 
 
