@@ -182,7 +182,7 @@ class LaplaceScale(Mechanism):
     at 2 clip d / b: hundreds, which protects nothing.
     """
 
-    nominal_sensitivity: float = 0.05
+    nominal_sensitivity: float = 0.09
 
     key = "laplace-scale"
     promise = "none: epsilon sets the scale of the noise and bounds nothing"
