@@ -4,6 +4,7 @@
 In the texts below ``# <-`` marks the line that the message has to name.
 """
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -498,3 +499,8 @@ def test_the_line_of_each_key_is_where_it_was_written(data, tables, end):
     found = recipes._lines(whole)
     assert found == expected | {(): 1}
     assert set(found) == {(), *recipes._paths(tomllib.loads(whole))}
+
+
+def test_the_landed_record_of_the_beginning_is_of_the_packaged_recipe():
+    landed = Path(__file__).parents[2] / "results" / "start" / "record.json"
+    assert json.loads(landed.read_text())["recipe_sha256"] == recipes.load("start").sha256
