@@ -14,6 +14,7 @@ from semlink.bench.compare import compare
 from semlink.bench.record import Measurement
 from semlink.bench.results import BASELINES, BenchRecord, Difference, Row
 from semlink.report import bench as report
+from semlink.report import figures
 from semlink.report.figures import Curve, curves_file
 from semlink.report.text import columns, decimals, intervals
 
@@ -392,3 +393,9 @@ def test_a_schema_names_every_field_of_a_record(small, tmp_path):
         assert found["properties"]["kind"]["const"] == kind == content["kind"]
         assert found["properties"]["format"]["const"] == content["format"]
         assert set(found["required"]) <= content.keys()
+
+
+def test_numbers_on_the_axis_that_would_overlap_are_left_out():
+    assert figures._ticks([4, 8, 12, 12.5, 16, 20]) == [4, 8, 12, 16, 20]
+    assert figures._ticks([12.0]) == [12.0]
+    assert len(figures._ticks(list(range(100)))) <= 14

@@ -104,6 +104,15 @@ def _levels(axes: Any, levels: dict[str, float]) -> None:
         axes.text(1.015, height, name, transform=axes.get_yaxis_transform(), va="center", fontsize=10.5)
 
 
+def _ticks(values: Sequence[float]) -> list[float]:
+    """Return those of the sorted ``values`` that have room for their numbers: a fourteenth of the axis each."""
+    kept = list(values[:1])
+    for value in values[1:]:
+        if value - kept[-1] >= (values[-1] - values[0]) / 14:
+            kept.append(value)
+    return kept
+
+
 def _curves(curves: Sequence[Curve], ylabel: str) -> tuple[Any, Any]:
     """Return a figure and its axes.
 
@@ -116,7 +125,7 @@ def _curves(curves: Sequence[Curve], ylabel: str) -> tuple[Any, Any]:
     hair = min(0.012 * sum(gaps), 0.3 * min(gaps) / len(curves))
     figure = Figure(figsize=(400 / 72, (270 + 18 * len(curves)) / 72), dpi=72, layout="constrained")
     axes = figure.add_subplot()
-    axes.set(xlabel="SNR Es/N0 (dB)", ylabel=ylabel, xticks=every[:: 1 + len(every) // 12])
+    axes.set(xlabel="SNR Es/N0 (dB)", ylabel=ylabel, xticks=_ticks(every))
     axes.grid(axis="y", alpha=0.15, linewidth=0.8)
     lines = []
     for i, curve in enumerate(curves):
