@@ -34,6 +34,7 @@ metric = "accuracy"
 snr_db = [12]
 """
 LABELS = ["train plain, seed 0", "train faded, seed 0", "evaluate plain, seed 0", "evaluate faded, seed 0"]
+FIRST, LAST = "prepare digits", "draw accuracy"
 
 
 class Said:
@@ -129,11 +130,11 @@ def test_a_recipe_is_run_by_processes_and_its_table_record_and_figures_are_shown
     assert named[1] == "store/benches/two/record.json"
     assert "Figure: store/benches/two/accuracy.png" in first.out.split("\n")
     assert not re.search(r"[┃│╭]", first.out)
-    for label in LABELS:
+    for label in (FIRST, *LABELS, LAST):
         assert f"started: {label}" in first.err
         assert re.search(rf"^{re.escape(label)}: done in ", first.err, re.MULTILINE)
-    assert "two: 4 cells, 0 done" in first.err
-    assert re.search(r"\[4/4, nothing left; best so far: accuracy [\d.]+ % at 12 dB \(", first.err)
+    assert "two: 6 cells, 0 done" in first.err
+    assert re.search(r"\[6/6, nothing left; best so far: accuracy [\d.]+ % at 12 dB \(", first.err)
     made = sorted(path.name for path in (folder / "out").iterdir())
     assert made == ["accuracy.pdf", "accuracy.png", "record.json"]
     for name in made:
@@ -145,7 +146,7 @@ def test_the_second_run_does_nothing_and_prints_the_same(home, first, semlink, m
     before = stamps(home)
     again = semlink("bench", "mine/two.toml", "--out", "out", "--workers", "2")
     assert (again.status, again.out) == (0, first.out)
-    assert again.err == "two: 4 cells, 4 done\n"
+    assert again.err == "two: 6 cells, 6 done\n"
     drawn = {path: stamp for path, stamp in stamps(home).items() if path.endswith((".png", ".pdf", "graph.json"))}
     assert {k: v for k, v in (stamps(home) | drawn).items() if k not in drawn and before[k] != v}.keys() <= {
         str(home / "store" / "benches" / "two")
@@ -159,7 +160,7 @@ def test_json_is_the_record_and_nothing_else(home, semlink, monkeypatch):
     record = json.loads(shown.out)
     assert record == json.loads((home / "store/benches/two/record.json").read_text())
     assert (record["kind"], record["name"], record["variant"]) == ("bench", "two", "default")
-    assert [each["state"] for each in record["cells"]] == ["done"] * 4
+    assert [each["state"] for each in record["cells"]] == ["done"] * 6
     assert shown.out.count("\n") == 1
     of_show = semlink("bench", "show", "mine/two.toml", "--json", "--out", "shown.json")
     assert (of_show.out, of_show.err) == (shown.out, "")
@@ -171,7 +172,7 @@ def test_a_recipe_is_found_from_any_folder(home, semlink, monkeypatch):
     (home / "far" / "away").mkdir(parents=True)
     monkeypatch.chdir(home / "far" / "away")
     shown = semlink("bench", home / "mine" / "two.toml", "--store", home / "store", "--json")
-    assert (shown.status, shown.err) == (0, "two: 4 cells, 4 done\n")
+    assert (shown.status, shown.err) == (0, "two: 6 cells, 6 done\n")
     assert not list((home / "far" / "away").iterdir())
 
 
@@ -181,8 +182,13 @@ def test_a_plan_computes_nothing_that_stays(home, semlink, monkeypatch):
     assert shown.status == 0
     lines = shown.out.split("\n")
     assert lines[0] == "Does a second seed help? (two, variant default)"
-    assert [line.split()[:4] for line in lines[2:4]] == [["train", "2", "0", "2"], ["evaluate", "2", "0", "2"]]
-    assert re.fullmatch(r"in all about .* with 3 at a time, .* of disk in store", lines[4])
+    assert [line.split()[:4] for line in lines[2:6]] == [
+        ["prepare", "1", "0", "1"],
+        ["train", "2", "0", "2"],
+        ["evaluate", "2", "0", "2"],
+        ["draw", "1", "0", "1"],
+    ]
+    assert re.fullmatch(r"in all about .* with 3 at a time, .* of disk in store", lines[6])
     assert "measuring: train plain, seed 0" in shown.err
     assert not (home / "store" / "cells").exists()
 
@@ -197,7 +203,11 @@ def test_a_plan_of_what_is_done_measures_nothing(home, semlink, monkeypatch):
     plan = json.loads(semlink("bench", "mine/two.toml", "--plan", "--json").out)
     assert (plan["recipe"], plan["variant"], plan["store"]) == ("two", "default", "store")
     states = {each["label"]: each["state"] for each in plan["cells"]}
-    assert states == dict(zip(LABELS, ["done", "done", "begun", "failed"], strict=True))
+    assert states == {
+        FIRST: "done",
+        LAST: "done",
+        **dict(zip(LABELS, ["done", "done", "begun", "failed"], strict=True)),
+    }
     assert all(each["seconds"] > 0 and each["disk_bytes"] > 0 for each in plan["cells"])
     assert not (cell(home, LABELS[2]) / "done.json").exists()
 
@@ -212,7 +222,7 @@ def test_a_variant_shares_what_is_the_same_and_has_a_record_of_its_own(home, sem
     assert semlink("bench", "show", *words).refused("(variant one) has not been run here; run it: semlink bench")
     shown = semlink("bench", *words, "--engine", "in-process", "--json")
     assert shown.status == 0, shown.err
-    assert "two: 4 cells, 2 done" in shown.err  # the trainings
+    assert "two: 6 cells, 3 done" in shown.err  # the images and the trainings
     record = json.loads(shown.out)
     assert record["variant"] == "one"
     assert {row["snr_db"] for row in record["rows"]} == {12.0}
@@ -243,7 +253,7 @@ def test_show_names_the_cells_that_are_missing(home, semlink):
     shown = semlink("bench", "show", "mine/two.toml")
     assert (shown.status, shown.err) == (0, "")
     for line in (
-        "missing: 3 of 4 cells; 'semlink bench' makes them",
+        "missing: 3 of 6 cells; 'semlink bench' makes them",
         "  train faded: not begun, seed 0",
         "  evaluate plain: begun, seed 0",
         "  evaluate faded: failed (no luck), seed 0",
@@ -271,7 +281,7 @@ def test_a_failed_cell_is_status_1_and_told_with_its_log(home, semlink, monkeypa
     assert "RuntimeError: it\nbroke" in (home / folder / "log.txt").read_text()
     assert "Traceback" not in shown.err
     assert re.search(r"^faded +\d", shown.out, re.MULTILINE)  # what there is, is shown
-    assert "missing: 2 of 4 cells" in shown.out
+    assert "missing: 2 of 6 cells" in shown.out
     monkeypatch.undo()
     monkeypatch.chdir(home)
     monkeypatch.setenv("SEMLINK_STORE", "store")
@@ -452,7 +462,7 @@ def test_a_damaged_cell_is_told_by_show_in_one_line(home, semlink, label, name, 
 
 def test_a_damaged_graph_is_told_with_what_mends_it(home, semlink, monkeypatch):
     path = home / "store/benches/two/graph.json"
-    for text in ("", "[]", "{}", path.read_text()[:-9], '{"format": 1, "recipe_sha256": "", "cells": [{}]}'):
+    for text in ("", "[]", "{}", path.read_text()[:-9], '{"format": 2, "recipe_sha256": "", "cells": [{}]}'):
         path.write_text(text)
         assert semlink("bench", "show", "mine/two.toml").refused("graph.json is damaged; run it: semlink bench two")
     inaction(monkeypatch)
@@ -475,6 +485,6 @@ def test_a_run_of_semlink_train_is_adopted_in_place_of_training(home, semlink, m
     assert shown.status == 0
     assert "run is taken as train plain, seed 0" in shown.err
     states = {each["label"]: each["state"] for each in json.loads(shown.out)["cells"]}
-    assert states == {LABELS[0]: "done", **dict.fromkeys(LABELS[1:], "new")}
+    assert states == {LABELS[0]: "done", **dict.fromkeys([FIRST, *LABELS[1:], LAST], "new")}
     (home / "run" / "weights.safetensors").write_bytes(b"")
     assert "damaged" in semlink("bench", *words, "--adopt", "run").err

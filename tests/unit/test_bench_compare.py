@@ -9,11 +9,12 @@ import pytest
 from safetensors.torch import load_file
 from scipy import stats
 
-from semlink.bench import record, results
+from semlink.bench import record, results, rows
 from semlink.bench.compare import compare
 from semlink.bench.graph import Graph
 from semlink.bench.record import Measurement
-from semlink.bench.results import BenchRecord, Row
+from semlink.bench.results import BenchRecord
+from semlink.bench.rows import Row
 from semlink.cli import main
 
 
@@ -29,7 +30,7 @@ def row(link, means, metric="accuracy", snr_db=12.0, attack=None):
         metric=metric,
         snr_db=snr_db,
         seeds=seeds,
-        over_seeds=results._over(seeds),
+        over_seeds=rows._over(seeds),
         converged=None,
     )
 

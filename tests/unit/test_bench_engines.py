@@ -378,15 +378,15 @@ def test_a_killed_process_sinks_its_own_cells_and_the_next_run_makes_them(tmp_pa
     (tmp_path / "r.toml").write_text(RECIPE)
     store = Store(tmp_path / "s")
     graph = build(load(str(tmp_path / "r.toml")), store)
-    wanted = [("train", "one"), ("train", "two"), ("evaluate", "one")]
+    wanted = [("prepare", None), ("train", "one"), ("train", "two"), ("evaluate", "one")]
     graph = Graph(graph.recipe, [each for each in graph.cells if (each.step, each.link) in wanted])
     names = {(each.step, each.link): each.name for each in graph.cells}
     engine = Deadly(names["train", "one"])
     outcome = runner.run(graph, store, engine, Board())
     assert outcome.failed == {names["train", "one"]: "its process ended without a word; it may have been killed"}
     assert outcome.blocked == [names["evaluate", "one"]]
-    assert outcome.made == [names["train", "two"]]
-    assert len({*engine.pids, os.getpid()}) == 3
+    assert outcome.made == [names["prepare", None], names["train", "two"]]
+    assert len({*engine.pids, os.getpid()}) == 4
     said = json.loads((store.folder(names["train", "two"]) / "run" / "record.json").read_text())
     assert said["machine"]["threads"] == 1
     again = runner.run(graph, store, InProcess(CPU), Board())
@@ -420,8 +420,9 @@ def test_processes_end_when_their_parent_is_killed(tmp_path):
     (tmp_path / "r.toml").write_text(RECIPE.replace("smoke", "cpu"))  # minutes of training
     store = Store(tmp_path / "s")
     graph = build(load(str(tmp_path / "r.toml")), store)
-    name, report = graph.cells[0].name, tmp_path / "pid"
-    store.claim(name, runner._content(graph.cells[0]))
+    (train,) = (cell for cell in graph.cells if (cell.step, cell.link) == ("train", "one"))
+    name, report = train.name, tmp_path / "pid"
+    store.claim(name, runner._content(train))
     parent = os.fork()
     if parent == 0:  # as a bench is, but that it need not import everything first
         try:

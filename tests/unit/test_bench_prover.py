@@ -12,11 +12,11 @@ from semlink._errors import SemlinkError
 from semlink._files import Busy
 from semlink.bench import code, graph, results, runner, steps, trainer, work
 from semlink.bench.engines import InProcess
-from semlink.bench.graph import Graph, build
+from semlink.bench.graph import Cell, Graph, build
 from semlink.bench.store import Store
 
 CPU, REASON = torch.device("cpu"), "only the words of an error"
-STEPS = ["train", "evaluate", "attack", "judge"]
+STEPS = ["prepare", "train", "evaluate", "attack", "judge"]
 
 
 class Board:
@@ -38,11 +38,11 @@ class Board:
 
 @pytest.fixture(scope="module")
 def recipe(small):
-    """One link of the small bench, with one seed and one attack."""
+    """One link of the small bench, with one seed and one attack; figures are proven in test_bench_drawing.py."""
     held = small.graph.recipe
     link = held.links["plain"].model_copy(update={"seeds": [0]})
     attacks = {"inversion": held.attacks["inversion"]}
-    return held.model_copy(update={"links": {"plain": link}, "attacks": attacks})
+    return held.model_copy(update={"links": {"plain": link}, "attacks": attacks, "figures": {}})
 
 
 @pytest.fixture
@@ -71,6 +71,12 @@ def proven(recipe, store, notes: list[str], reason: str = REASON) -> Graph:
     return build(recipe, store, runner.prover(store, CPU, reason, notes.append))
 
 
+def of(made: Graph, step: str) -> Cell:
+    """Return the cell of a step of which there is one."""
+    (cell,) = (each for each in made.cells if each.step == step)
+    return cell
+
+
 def states(made: Graph, store: Store) -> dict[str, str]:
     return {cell.step: store.state(cell.name) for cell in made.cells}
 
@@ -97,9 +103,9 @@ def test_code_with_the_same_bits_keeps_every_cell_and_is_declared_with_its_reaso
         assert declared["code"] != store.done(cell.name)["code"]
         assert store.is_sound(cell.name)
     outcome = runner.run(after, store, InProcess(CPU), Board())
-    assert (len(outcome.found), outcome.made) == (4, [])
+    assert (len(outcome.found), outcome.made) == (5, [])
     found = results.gather(after, store)
-    assert [each["reason"] for cell in found.cells for each in cell.declared] == [REASON] * 4
+    assert [each["reason"] for cell in found.cells for each in cell.declared] == [REASON] * 5
 
 
 def test_a_declaration_serves_without_another_trial_until_the_code_changes_again(recipe, store, changed, monkeypatch):
@@ -114,9 +120,10 @@ def test_a_declaration_serves_without_another_trial_until_the_code_changes_again
         assert build(recipe, store, asked).cells == before.cells
     changed("evaluator", salt="changed again")
     notes = []
-    assert proven(recipe, store, notes, "and another word").cells[1].name == before.cells[1].name
+    name = of(before, "evaluate").name
+    assert of(proven(recipe, store, notes, "and another word"), "evaluate").name == name
     assert len(notes) == 1
-    said = store.done(before.cells[1].name)["declared"]
+    said = store.done(name)["declared"]
     assert [each["reason"] for each in said] == [REASON, "and another word"]
 
 
@@ -159,7 +166,7 @@ def test_code_with_other_bits_is_refused_and_its_cells_are_made_anew(recipe, sto
 
         monkeypatch.setattr(trainer, "fit", other)
         changed("trainer")
-        remade = STEPS  # all build on it
+        remade = STEPS[1:]  # all build on it but the images
     after = proven(recipe, store, notes)
     old, new = ({cell.step: cell.name for cell in each.cells} for each in (before, after))
     assert [each for each in STEPS if old[each] != new[each]] == remade
@@ -183,7 +190,7 @@ def test_code_with_other_bits_is_refused_and_its_cells_are_made_anew(recipe, sto
 )
 def test_bits_of_another_machine_or_other_libraries_are_not_compared(recipe, store, changed, change):
     before, notes = build(recipe, store), []
-    (evaluate,) = (cell for cell in before.cells if cell.step == "evaluate")
+    evaluate = of(before, "evaluate")
     edit(store.folder(evaluate.name) / "done.json", lambda done: change(done["witness"]))
     changed("evaluator")
     after = proven(recipe, store, notes)
@@ -196,7 +203,7 @@ def test_bits_of_another_machine_or_other_libraries_are_not_compared(recipe, sto
 
 def test_a_damaged_cell_is_proven_by_nothing(recipe, store, changed):
     before, notes = build(recipe, store), []
-    (evaluate,) = (cell for cell in before.cells if cell.step == "evaluate")
+    evaluate = of(before, "evaluate")
     (store.folder(evaluate.name) / "evaluate.safetensors").write_bytes(b"")
     changed("evaluator")
     assert states(proven(recipe, store, notes), store)["evaluate"] == "new"
@@ -207,7 +214,8 @@ def test_without_a_reason_it_is_said_once_that_cells_are_made_anew(recipe, store
     before, notes = build(recipe, store), []
     changed("evaluator", "attacker", "judge")
     after = build(recipe, store, runner.warner(notes.append))
-    assert states(after, store) == {"train": "done", "evaluate": "new", "attack": "new", "judge": "new"}
+    rest = dict.fromkeys(("evaluate", "attack", "judge"), "new")
+    assert states(after, store) == {"prepare": "done", "train": "done"} | rest
     (said,) = notes
     assert "made by other code and are made anew" in said
     assert "--same-code 'the reason'" in said
@@ -238,7 +246,7 @@ def planned(recipe, tmp_path):
 def test_a_run_that_is_adopted_is_not_trained(small, planned, run, monkeypatch):
     (made, store), trained = planned, []
     cell = runner.adopt(made, store, run, CPU)
-    assert cell == made.cells[0]
+    assert cell == of(made, "train")
     assert store.is_sound(cell.name)
     own = small.store.done(cell.name)
     kept = store.done(cell.name)
@@ -248,11 +256,11 @@ def test_a_run_that_is_adopted_is_not_trained(small, planned, run, monkeypatch):
     assert kept["seconds"] == pytest.approx(said, abs=0.05)
     monkeypatch.setattr(trainer, "train", lambda *words: trained.append(words))
     assert runner.adopt(made, store, run, CPU) == cell  # again: it is there
-    made = Graph(made.recipe, made.cells[:2])  # the attack takes its time
+    made = Graph(made.recipe, made.cells[:3])  # the attack takes its time
     outcome = runner.run(made, store, InProcess(CPU), Board())
     assert (outcome.failed, trained) == ({}, [])
     assert outcome.found == [cell.name]
-    assert outcome.made == [made.cells[1].name]
+    assert outcome.made == [of(made, "prepare").name, of(made, "evaluate").name]
     values = {row.key: row.seeds[0] for row in results.gather(made, store).rows}
     theirs = {row.key: row.seeds[0] for row in small.record.rows}
     assert values
@@ -313,16 +321,16 @@ def test_a_folder_that_is_no_run_is_refused(planned, tmp_path):
 
 def test_a_link_in_training_is_not_adopted_over(planned, run):
     made, store = planned
-    with Store(store.root).hold(made.cells[0].name), pytest.raises(Busy):
+    with Store(store.root).hold(of(made, "train").name), pytest.raises(Busy):
         runner.adopt(made, store, run, CPU)
-    assert store.state(made.cells[0].name) == "begun"
+    assert store.state(of(made, "train").name) == "begun"
     runner.adopt(made, store, run, CPU)
-    assert store.is_sound(made.cells[0].name)
+    assert store.is_sound(of(made, "train").name)
 
 
 def test_a_training_that_was_begun_gives_way_to_an_adopted_run(planned, run):
     made, store = planned
-    folder = store.folder(made.cells[0].name)
+    folder = store.folder(of(made, "train").name)
     (folder / "run" / "checkpoint").mkdir(parents=True)
     (folder / "run" / "checkpoint" / "state").write_text("begun")
     (folder / "run" / "log.jsonl").write_text("begun")
@@ -340,5 +348,5 @@ def test_a_link_of_any_precision_takes_a_run_of_either(small, recipe, run, tmp_p
     monkeypatch.setattr(runner, "witness", lambda step, spec, *rest: asked.append(spec["precision"]) or proof)
     for name in ("record.json", "recipe.json"):
         edit(run / name, lambda said: (said.get("recipe") or said).update(precision="bf16"))
-    assert runner.adopt(made, store, run, CPU) == made.cells[0]
+    assert runner.adopt(made, store, run, CPU) == of(made, "train")
     assert asked == ["bf16"]  # the trial is of what was trained, not of what would be quick here

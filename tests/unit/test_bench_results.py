@@ -14,7 +14,8 @@ from semlink._errors import SemlinkError
 from semlink.bench import graph as graphs
 from semlink.bench import recipes, record, results
 from semlink.bench.graph import Graph
-from semlink.bench.results import BASELINES, BenchRecord
+from semlink.bench.results import BenchRecord
+from semlink.bench.rows import BASELINES
 from semlink.metrics import Interval
 
 GRID = (12.0, 4.0)
@@ -202,7 +203,7 @@ def test_two_variants_of_a_data_set_are_both_in_the_record(small, tmp_path):
     for cell in other.graph.cells:
         if cell.link == "keyed":
             folder = other.store.folder(cell.name)
-            path = next(folder / name for name, _ in results._RECORDS.values() if (folder / name).exists())
+            path = next(folder / name for name, _ in record._OF_STEP.values() if (folder / name).exists())
             edit(path, lambda said: said["data"].update(variant="half"))
     found = results.gather(other.graph, other.store)
     assert {key: each["variant"] for key, each in found.data.items()} == {"digits": "default", "digits/half": "half"}
@@ -225,7 +226,7 @@ def test_what_is_missing_is_named(small, tmp_path):
         (begun.name, "begun", None),
         (new.name, "new", None),
     }
-    assert len(found.cells) == 20
+    assert len(found.cells) == 24
     alone = {row.name for row in found.rows if row.over_seeds is None and row.attack not in BASELINES}
     assert alone == {"plain", "keyed, inversion", "keyed, with-key"}
     for row in found.rows:
@@ -240,7 +241,7 @@ def test_nothing_done_is_an_empty_record(small, tmp_path):
     found = results.gather(small.graph, type(small.store)(tmp_path / "store"))
     assert (found.rows, found.differences, found.made, found.data) == ([], [], [], {})
     assert {cell.state for cell in found.missing} == {"new"}
-    assert len(found.missing) == 20
+    assert len(found.missing) == 24
 
 
 def test_values_that_are_not_those_of_the_record_are_not_paired(small, tmp_path):

@@ -93,7 +93,7 @@ def test_a_bench_starts_a_link_from_the_first_seed_of_another(first, tmp_path):
     cells = {(cell.link, cell.seed): cell for cell in planned.cells if cell.step == "train"}
     assert list(cells)[:2] == [("first", 3), ("first", 4)]  # what others build on stands first
     for seed in (0, 1):
-        assert cells["second", seed].inputs == {"start": cells["first", 3].name}
+        assert cells["second", seed].inputs["start"] == cells["first", 3].name
     outcome = run_bench(planned, store, InProcess(CPU), Silent())
     assert not outcome.failed
     of = {key: links.read_run(store.folder(cell.name) / "run") for key, cell in cells.items()}

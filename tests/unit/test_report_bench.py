@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bench on the terminal and in figures: columns line up, and all that a reader must know is said."""
 
-import itertools
 import json
 import math
 import re
 
 import pytest
-from matplotlib.figure import Figure
 
 from semlink.bench import results, schema
 from semlink.bench.compare import compare
 from semlink.bench.record import Measurement
-from semlink.bench.results import BASELINES, BenchRecord, Difference, Row
+from semlink.bench.results import BenchRecord, Difference
+from semlink.bench.rows import BASELINES, Row
 from semlink.report import bench as report
-from semlink.report import figures
-from semlink.report.figures import Curve, curves_file
 from semlink.report.text import columns, decimals, intervals
 
 NUMBER = r"-?\d+\.?\d*"
@@ -153,7 +150,7 @@ def test_seeds_that_are_missing_are_told_with_each_row(small, tmp_path):
     assert re.search(r"^  keyed, inversion  .*  512 images, paired$", text, re.MULTILINE)
     assert "differences over seeds" in text
     assert "differences over images" in text
-    assert "missing: 2 of 20 cells" in text
+    assert "missing: 2 of 24 cells" in text
     assert "  judge inversion on keyed: begun, seed 1" in text
     assert "  judge with-key on keyed: failed (no space left), seed 1" in text
     assert "no cell is missing" in report.shown(small.record)
@@ -163,10 +160,11 @@ def test_nothing_found_is_said_in_few_lines(small, tmp_path):
     empty = results.gather(small.graph, type(small.store)(tmp_path / "store"))
     text = report.shown(empty)
     assert "nothing made yet" in text
-    assert "missing: 20 of 20 cells" in text
+    assert "missing: 24 of 24 cells" in text
     assert "  train plain: not begun, seeds 0, 1" in text
-    assert text.count("\n") < 16
-    assert report.draw(empty, tmp_path) == []
+    assert "  prepare digits: not begun\n" in text
+    assert "  draw what Eve learns: not begun\n" in text
+    assert text.count("\n") < 20
 
 
 def test_an_snr_that_is_missing_is_a_gap_in_line(small):
@@ -296,90 +294,13 @@ def test_a_comparison_of_equals_is_short(small):
 # Figures
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that are drawn, as matplotlib's objects."""
-    found, savefig = [], Figure.savefig
-
-    def save(self, *words, **names):
-        found.append(self)
-        savefig(self, *words, **names)
-
-    monkeypatch.setattr(Figure, "savefig", save)
-    return found
-
-
-def test_figures_are_files_and_the_same_each_time(small, tmp_path):
-    paths = report.draw(small.record, tmp_path / "a")
-    stems = ["accuracy", "what-Eve-learns", "plain"]
-    assert [path.name for path in paths] == [f"{stem}.{suffix}" for stem in stems for suffix in ("png", "pdf")]
-    again = report.draw(small.record, tmp_path / "b")
-    for first, second in zip(paths, again, strict=True):
-        head = first.read_bytes()[:8]
-        assert head == b"\x89PNG\r\n\x1a\n" if first.suffix == ".png" else head.startswith(b"%PDF-")
-        assert first.read_bytes() == second.read_bytes()
-        assert first.stat().st_size > 5000
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted(path.name for path in paths)
-
-
-def test_figures_show_the_rows_of_the_record(small, tmp_path, drawn):
-    report.draw(small.record, tmp_path)
-    accuracy, learns, plain = drawn[::2]  # each is drawn as PNG and as PDF
-    assert [text.get_text() for text in accuracy.legends[0].texts] == ["plain", "keyed"]
-    assert [text.get_text() for text in learns.legends[0].texts] == [
-        "plain, inversion (not converged)",
-        "keyed, inversion (not converged)",  # and not with-key
-    ]
-    assert [text.get_text() for text in plain.legends[0].texts] == ["plain, inversion (not converged)"]
-    labels = [(each.axes[0].get_xlabel(), each.axes[0].get_ylabel()) for each in (accuracy, learns)]
-    assert labels == [("SNR Es/N0 of Bob (dB)", "Accuracy (%)"), ("SNR Es/N0 of Eve (dB)", "MI leakage (bit)")]
-    assert [each.get_suptitle() for each in (accuracy, learns)] == ["Does a key keep Eve out?", "What Eve learns"]
-    assert accuracy.axes[0].get_title() == "95 % intervals: student-t over seeds (n = 2)"
-    shown = {(row.name, row.metric, row.snr_db): row.shown for row in small.record.rows}
-    container = learns.axes[0].containers[1]
-    line, _, (bars,) = container.lines
-    for y, segment, snr in zip(line.get_ydata(), bars.get_segments(), (12.0, 4.0), strict=True):
-        found = shown["keyed, inversion", "mi_leakage", snr]
-        assert (y, segment[0, 1], segment[1, 1]) == pytest.approx((found.mean, found.low, found.high))
-    names = {text.get_text(): text.get_position()[1] for text in learns.axes[0].texts}
-    for name in ("mean image", "class mean"):
-        level = shown[f"keyed, {name.replace(' ', '_')}", "mi_leakage", None].mean
-        assert names[name] == pytest.approx(level, abs=0.02)
-        lines = [line.get_ydata() for line in learns.axes[0].lines if len(line.get_ydata()) == 2]
-        assert any(list(each) == [level, level] for each in lines)
-    assert "mean image" not in {text.get_text() for text in accuracy.axes[0].texts}
-
-
-def test_a_figure_without_numbers_is_left_out(small, tmp_path):
-    bare = altered(small, lambda c: c.update(rows=[each for each in c["rows"] if each["metric"] != "mi_leakage"]))
-    assert [path.stem for path in report.draw(bare, tmp_path)] == ["accuracy"] * 2 + ["plain"] * 2
-
-
-def test_names_of_levels_and_looks_of_lines_stay_apart(tmp_path, drawn):
-    points = {4.0: measurement(1.0, 0.1), 12.0: measurement(2.0, 0.1)}
-    curves = [Curve(f"link {i}", points, float(i % 3)) for i in range(14)]
-    levels = {"third": 1.02, "first": 1.0, "second": 1.01}
-    words = {"title": "$1 a_b$", "note": "note", "xlabel": "x", "ylabel": "y"}
-    curves_file(tmp_path / "a.png", curves, levels=levels, **words)
-    axes = drawn[0].axes[0]
-    drawn[0].draw_without_rendering()  # in its own size again, not the file's
-    named = {text.get_text(): text for text in axes.texts}
-    places = [named[name].get_window_extent() for name in ("first", "second", "third")]
-    assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(places))
-    assert "trained at 0, 1, 2 dB" in named
-    looks = [
-        (line.get_color(), line.get_marker(), str(line._dash_pattern))
-        for line in (container.lines[0] for container in axes.containers)
-    ]
-    assert len(set(looks)) == 14
-
-
 # Schemas
 
 
 def test_a_schema_names_every_field_of_a_record(small, tmp_path):
     schema.write(tmp_path)
     files = {
+        "prepare": small.store.folder(small.graph.cells[0].name) / "prepare.json",
         "train": small.folder("train", "plain") / "run" / "record.json",
         "evaluate": small.folder("evaluate", "plain") / "evaluate.json",
         "attack": small.folder("attack", "plain", 0, "inversion") / "attack" / "record.json",
@@ -393,9 +314,3 @@ def test_a_schema_names_every_field_of_a_record(small, tmp_path):
         assert found["properties"]["kind"]["const"] == kind == content["kind"]
         assert found["properties"]["format"]["const"] == content["format"]
         assert set(found["required"]) <= content.keys()
-
-
-def test_numbers_on_the_axis_that_would_overlap_are_left_out():
-    assert figures._ticks([4, 8, 12, 12.5, 16, 20]) == [4, 8, 12, 16, 20]
-    assert figures._ticks([12.0]) == [12.0]
-    assert len(figures._ticks(list(range(100)))) <= 14

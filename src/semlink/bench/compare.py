@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from semlink.bench import results
 from semlink.bench.record import Measurement, Strict
-from semlink.bench.results import About, BenchRecord, Row
+from semlink.bench.results import BenchRecord
+from semlink.bench.rows import About, Row
 from semlink.bench.store import Store
 from semlink.metrics import Interval, holm, unpaired_difference
 

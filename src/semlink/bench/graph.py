@@ -16,11 +16,11 @@ from semlink.attacks import Threat
 from semlink.bench import attacker, links, record, trainer, zoo
 from semlink.bench.code import modules_sha256
 from semlink.bench.presets import preset
-from semlink.bench.recipes import ATTACK_METRICS, AttackEntry, BenchRecipe, LinkEntry
+from semlink.bench.recipes import ATTACK_METRICS, AttackEntry, BenchRecipe, FigureEntry, LinkEntry
 from semlink.bench.steps import STEPS, Spec
 from semlink.bench.store import Store, canonical, subject_of
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Cell:
         name: its folder in the store.
         step: key of what is done.
         inputs: names of the cells that it builds on, by role.
-        link, attack: names in the recipe; ``attack`` is None for a cell of the link itself.
+        link, attack: names in the recipe; ``attack`` is None for a cell of the link itself, ``link`` and ``seed`` are
+            None for images that are prepared and for figures.
     """
 
     name: str
@@ -40,13 +41,16 @@ class Cell:
     code: str
     spec: Spec
     inputs: dict[str, str]
-    link: str
+    link: str | None
     attack: str | None
-    seed: int
+    seed: int | None
 
     @property
     def label(self) -> str:
         """What the cell is called on screen."""
+        if self.link is None:
+            variant = self.spec.get("variant", "default")
+            return f"{self.step} {self.spec['name']}" + (f"/{variant}" if variant != "default" else "")
         on = f" {self.attack} on" if self.attack else ""
         return f"{self.step}{on} {self.link}, seed {self.seed}"
 
@@ -102,21 +106,24 @@ def build(recipe: BenchRecipe, store: Store, settle: Settle = lambda cell, other
         entry = recipe.links[link_name]
         for seed in entry.seeds:
             spec, source = _link_spec(entry, seed, link_name)
-            inputs = {"start": made_of[entry.start]} if entry.start in made_of else {}
-            link = builder.add(source, spec, inputs, link_name, None, seed)
+            images = {"images": builder.prepare(entry.data, entry.variant)}
+            start = {"start": made_of[entry.start]} if entry.start in made_of else {}
+            link = builder.add(source, spec, images | start, link_name, None, seed)
             made_of.setdefault(link_name, link)
             about = {"scheme": entry.scheme, "link": builder.link_of(link)}
             grid: Spec = {"snr_db": recipe.evaluation.snr_db, "seed": recipe.evaluation.seed}
             measure = about | grid | {"draws": recipe.evaluation.draws}
-            builder.add("evaluate", measure, {"link": link}, link_name, None, seed)
+            builder.add("evaluate", measure, images | {"link": link}, link_name, None, seed)
             for attack_name, attack_entry in recipe.attacks.items():
                 if attack_entry.links is not None and link_name not in attack_entry.links:
                     continue
                 attack = about | _attack_spec(attack_entry, entry, seed)
-                made = builder.add("attack", attack, {"link": link}, link_name, attack_name, seed)
+                made = builder.add("attack", attack, images | {"link": link}, link_name, attack_name, seed)
                 metrics = [metric for metric in recipe.evaluation.metrics if metric in ATTACK_METRICS]
                 judged = attack | grid | {"draws": recipe.evaluation.attack_draws, "metrics": metrics}
-                builder.add("judge", judged, {"link": link, "attack": made}, link_name, attack_name, seed)
+                builder.add("judge", judged, images | {"link": link, "attack": made}, link_name, attack_name, seed)
+    for name, figure in recipe.figures.items():
+        builder.draw(name, figure, recipe)
     return Graph(recipe, builder.cells)  # link by link: a bench that is stopped has whole results of some
 
 
@@ -133,9 +140,41 @@ class _Builder:
         self.store, self.settle = store, settle
         self.cells: list[Cell] = []
         self.data: dict[tuple[str, str], str] = {}
+        self.prepared: dict[tuple[str, str], str] = {}
 
-    def add(self, step: str, spec: Spec, inputs: dict[str, str], link: str, attack: str | None, seed: int) -> str:
-        subject = subject_of(step, spec, self._data_sha256(spec), inputs)
+    def prepare(self, name: str, variant: str) -> str:
+        """Return the cell of a set of images, adding it at its first use."""
+        if (name, variant) not in self.prepared:
+            spec = {"name": name, "variant": variant}
+            self.prepared[name, variant] = self.add("prepare", spec, {}, None, None, None)
+        return self.prepared[name, variant]
+
+    def draw(self, name: str, figure: FigureEntry, recipe: BenchRecipe) -> None:
+        """Add the cell of a figure; none if nothing is measured that it shows."""
+        links = recipe.links if figure.links is None else figure.links
+        of: dict[str, Cell] = {}
+        for cell in self.cells:
+            own = cell.step == "evaluate" and figure.attacks is None
+            eve = cell.step == "judge" and (figure.attacks is None or cell.attack in figure.attacks)
+            if cell.link in links and (own or (eve and figure.metric in ATTACK_METRICS)):
+                of[" ".join(filter(None, (cell.step, cell.attack, cell.link, str(cell.seed))))] = cell
+        spec = {
+            "name": name,
+            "title": figure.title or recipe.title,
+            "metric": figure.metric,
+            "links": [[link, recipe.links[link].snr_db] for link in recipe.links if link in links],
+            "attacks": figure.attacks,
+            "of": {role: [cell.link, cell.attack, cell.seed] for role, cell in of.items()},
+        }
+        if of:
+            self.add("draw", spec, {role: cell.name for role, cell in of.items()}, None, None, None)
+
+    def add(
+        self, step: str, spec: Spec, inputs: dict[str, str], link: str | None, attack: str | None, seed: int | None
+    ) -> str:
+        # images are known by the hash of what they are; that they must be prepared first changes no result
+        hashed = {role: name for role, name in inputs.items() if role != "images"}
+        subject = subject_of(step, spec, self._data_sha256(step, spec), hashed)
         code = modules_sha256(*STEPS[step].modules(spec))
         name = self.store.name_for(step, subject, code)
         cell = Cell(name, step, subject, code, spec, inputs, link, attack, seed)
@@ -148,9 +187,12 @@ class _Builder:
         """Return the spec of the link in the cell ``name``."""
         return next(cell.spec for cell in self.cells if cell.name == name)
 
-    def _data_sha256(self, spec: Spec) -> str:
-        recipe = spec.get("recipe") or spec["link"]["recipe"]
-        wanted = (recipe["data"], recipe["variant"])
+    def _data_sha256(self, step: str, spec: Spec) -> str:
+        """Return the hash of the images that a step works on; "" of a figure, which shows what others made of them."""
+        if step == "draw":
+            return ""
+        recipe = spec.get("recipe") or spec.get("link", {}).get("recipe")
+        wanted = (recipe["data"], recipe["variant"]) if recipe else (spec["name"], spec["variant"])
         if wanted not in self.data:
             provenance = data.load(*wanted).provenance
             self.data[wanted] = hashlib.sha256(canonical(provenance).encode()).hexdigest()

@@ -153,7 +153,47 @@ class JudgeRecord(_Trained):
         return {name: value for name, value in point.items() if isinstance(value, Measurement)}
 
 
+class Prepared(Strict):
+    """The images of a role: how many, the SHA-256 of pixels and targets, how many are of each class or attribute."""
+
+    images: int
+    sha256: str
+    targets: dict[str, int]
+
+
+class PrepareRecord(Strict):
+    """The images of a bench, as they were read and split: ``data`` names their source, ``splits`` is by role.
+
+    ``image_shape`` is (C, H, W).
+    """
+
+    format: int = FORMAT
+    kind: Literal["prepare"] = "prepare"
+    semlink: str = _version.VERSION
+    code_sha256: str
+    step_sha256: str
+    libraries: dict[str, str]
+    machine: dict[str, str | int]
+    data: dict[str, Any]
+    image_shape: tuple[int, int, int]
+    splits: dict[str, Prepared]
+
+
 R = TypeVar("R", bound=Strict)
+
+_OF_STEP: dict[str, tuple[str, type[Record]]] = {
+    "train": ("run/record.json", TrainRecord),
+    "fetch": ("run/record.json", TrainRecord),
+    "evaluate": ("evaluate.json", EvaluateRecord),
+    "attack": ("attack/record.json", AttackRecord),
+    "judge": ("judge.json", JudgeRecord),
+}
+
+
+def of_step(folder: Path, step: str) -> Record:
+    """Read the record in the folder of a cell that is done."""
+    path, kind = _OF_STEP[step]
+    return read(folder / path, kind)
 
 
 def origin(

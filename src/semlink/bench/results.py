@@ -2,7 +2,8 @@
 """What a bench found: every number with its interval, from the records in the store, and what is missing."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,67 +14,17 @@ from torch import Tensor
 
 from semlink import _version
 from semlink._errors import SemlinkError
-from semlink.bench import record
+from semlink._files import atomic_path
+from semlink.bench import drawing, record
 from semlink.bench.graph import Cell, Graph
 from semlink.bench.recipes import BenchRecipe
-from semlink.bench.record import JudgeRecord, Measurement, Record
+from semlink.bench.record import Measurement, Record
+from semlink.bench.rows import Measured, Row, rows
 from semlink.bench.store import Store, now
-from semlink.metrics import Interval, holm, paired_difference, seed_difference, seed_interval
+from semlink.metrics import Interval, holm, paired_difference, seed_difference
 
-#: Attack of a row of a link that answers nothing but the commoner of two.
-CONSTANT = "constant"
-#: Attack of a row that no attack is needed for: what is known without listening.
-BASELINES = (CONSTANT, "mean_image", "class_mean")
 #: Per-image values are kept as float32 and numbers to six decimals: so far may a mean be off.
 _ROUNDING = 1e-4
-_RECORDS = {
-    "train": ("run/record.json", record.TrainRecord),
-    "fetch": ("run/record.json", record.TrainRecord),
-    "evaluate": ("evaluate.json", record.EvaluateRecord),
-    "attack": ("attack/record.json", record.AttackRecord),
-    "judge": ("judge.json", record.JudgeRecord),
-}
-
-
-class About(record.Strict):
-    """A metric of a link, or of an attack on it, at one SNR, which is None for a baseline: that hears nothing."""
-
-    link: str
-    attack: str | None
-    metric: str
-    snr_db: float | None
-
-    @property
-    def key(self) -> tuple[str, str | None, str, float | None]:
-        """What a number is about."""
-        return self.link, self.attack, self.metric, self.snr_db
-
-    @property
-    def name(self) -> str:
-        """What it is called in tables: the link, and the attack on it."""
-        return f"{self.link}, {self.attack}" if self.attack else self.link
-
-
-class Row(About):
-    """What was measured: for each training seed, and over the seeds.
-
-    ``over_seeds`` is None of one seed, and of a baseline, in which nothing is trained. ``converged`` is None where
-    nothing was attacked.
-    """
-
-    seeds: dict[int, Measurement]
-    over_seeds: Measurement | None
-    converged: bool | None
-
-    @property
-    def attacked(self) -> bool:
-        """Whether the row is of what an eavesdropper does, and not of the link."""
-        return self.attack not in (None, CONSTANT)
-
-    @property
-    def shown(self) -> Measurement:
-        """The number to show: over the seeds (Student's t) if there are several, else of the one (over images)."""
-        return self.over_seeds or next(iter(self.seeds.values()))
 
 
 class Difference(record.Strict):
@@ -121,14 +72,17 @@ class Made(record.Strict):
 
 
 class CellState(record.Strict):
-    """A cell: its name in the store, what it is, how it stands, the seconds it took, the error of its last try."""
+    """A cell: its name in the store, what it is, how it stands, the seconds it took, the error of its last try.
+
+    ``link`` and ``seed`` are None of images that are prepared and of figures.
+    """
 
     name: str
     label: str
     step: str
-    link: str
+    link: str | None
     attack: str | None
-    seed: int
+    seed: int | None
     state: str
     seconds: float | None = None
     error: str | None = None
@@ -181,9 +135,11 @@ def gather(graph: Graph, store: Store) -> BenchRecord:
     Raises:
         SemlinkError: a record is damaged.
     """
-    done = [cell for cell in graph.cells if store.state(cell.name) == "done"]
-    records = {cell.name: _record(cell, store) for cell in done}
-    rows, cells = list(_rows(graph, done, records)), [_state(cell, store) for cell in graph.cells]
+    done = [cell for cell in graph.cells if cell.link is not None and store.state(cell.name) == "done"]
+    records = {cell.name: record.of_step(store.folder(cell.name), cell.step) for cell in done}
+    measured = [Measured(cell.link or "", cell.attack, cell.seed or 0, records[cell.name]) for cell in done]
+    wanted, cells = graph.recipe.evaluation.metrics, [_state(cell, store) for cell in graph.cells]
+    found = list(rows(measured, graph.recipe.links, graph.recipe.attacks, wanted))
     return BenchRecord(
         name=graph.recipe.name,
         title=graph.recipe.title,
@@ -191,16 +147,16 @@ def gather(graph: Graph, store: Store) -> BenchRecord:
         code_sha256=record.code_sha256(),
         recipe=graph.recipe.model_dump(),
         recipe_sha256=graph.recipe.sha256,
-        data={data_key(found.data["name"], found.data["variant"]): found.data for found in records.values()},
+        data={data_key(each.data["name"], each.data["variant"]): each.data for each in records.values()},
         positives={
-            data_key(found.data["name"], found.data["variant"]): found.positives
-            for found in records.values()
-            if isinstance(found, record.EvaluateRecord) and found.positives
+            data_key(each.data["name"], each.data["variant"]): each.positives
+            for each in records.values()
+            if isinstance(each, record.EvaluateRecord) and each.positives
         },
         made=_made(done, records),
         cells=cells,
-        rows=rows,
-        differences=_differences(graph.recipe, cells, rows, store),
+        rows=found,
+        differences=_differences(graph.recipe, cells, found, store),
         written=now(),
     )
 
@@ -222,7 +178,7 @@ def per_image(cells: Iterable[CellState], store: Store, row: Row) -> dict[int, T
     found = {}
     for cell in cells:
         about = (cell.link, cell.attack) == (row.link, row.attack) and cell.step in ("evaluate", "judge")
-        if about and cell.state == "done" and (measured := row.seeds.get(cell.seed)):
+        if about and cell.state == "done" and cell.seed is not None and (measured := row.seeds.get(cell.seed)):
             values = _values(store.folder(cell.name) / f"{cell.step}.safetensors", f"{row.metric}@{row.snr_db:g}")
             values *= 100 if measured.unit == "%" else 1
             if len(values) and abs(float(values.mean()) - measured.mean) < _ROUNDING:
@@ -261,64 +217,6 @@ def over_seeds(a: Row, b: Row) -> Interval | None:
         for row in (a, b)
     )
     return seed_difference(first, second, paired=paired)
-
-
-def _record(cell: Cell, store: Store) -> Record:
-    path, kind = _RECORDS[cell.step]
-    return record.read(store.folder(cell.name) / path, kind)
-
-
-def _rows(graph: Graph, done: list[Cell], records: dict[str, Record]) -> Iterator[Row]:
-    """Yield rows in the recipe's order: links, their baselines, the attacks on them."""
-    wanted = graph.recipe.evaluation.metrics
-    for link in graph.recipe.links:
-        mine = [cell for cell in done if cell.link == link]
-        measured = [cell for cell in mine if cell.step == "evaluate"]
-        own = {c.seed: r for c in measured if isinstance(r := records[c.name], record.EvaluateRecord)}
-        yield from _series(link, None, {seed: each.points for seed, each in own.items()}, wanted, None)
-        judged = {c.seed: r for c in mine if isinstance(r := records[c.name], JudgeRecord)}
-        for name in BASELINES:
-            bare: dict[int, list[dict[str, Any]]]
-            bare = {seed: [each.baselines[name]] for seed, each in judged.items() if name in each.baselines}
-            if name == CONSTANT:
-                bare = {seed: [each.constant] for seed, each in own.items() if each.constant}
-            yield from _series(link, name, bare, wanted, None)
-        for attack in graph.recipe.attacks:
-            held = [c for c in mine if c.step == "judge" and c.attack == attack]
-            found = {c.seed: r for c in held if isinstance(r := records[c.name], JudgeRecord)}
-            converged = all(each.converged for each in found.values())
-            yield from _series(link, attack, {s: r.points for s, r in found.items()}, wanted, converged)
-
-
-def _series(
-    link: str,
-    attack: str | None,
-    by_seed: dict[int, list[dict[str, Any]]],
-    wanted: Iterable[str],
-    converged: bool | None,
-) -> Iterator[Row]:
-    points = next(iter(by_seed.values()), [])
-    found = points[0] if points else {}
-    names = [name for name in found if name in wanted or name.partition(".")[0] in wanted]
-    for name in names:
-        for i, point in enumerate(points):
-            seeds = {seed: each[i][name] for seed, each in by_seed.items()}
-            yield Row(
-                link=link,
-                attack=attack,
-                metric=name,
-                snr_db=point.get("snr_db"),
-                seeds=seeds,
-                over_seeds=None if attack in BASELINES else _over(seeds),
-                converged=converged,
-            )
-
-
-def _over(seeds: dict[int, Measurement]) -> Measurement | None:
-    if len(seeds) < 2:
-        return None
-    values = torch.tensor([each.mean for each in seeds.values()], dtype=torch.float64)
-    return Measurement.of(seed_interval(values), next(iter(seeds.values())).unit)
 
 
 def _differences(recipe: BenchRecipe, cells: list[CellState], rows: list[Row], store: Store) -> list[Difference]:
@@ -409,6 +307,28 @@ def write(graph: Graph, store: Store) -> tuple[BenchRecord, Path]:
             return held, path
     record.write(path, found)
     return found, path
+
+
+def draw(graph: Graph, store: Store, found: BenchRecord) -> list[Path]:
+    """Put the figures of a bench beside its record and return their paths, PNG before PDF.
+
+    A figure whose cell is done is copied. Of another those links are drawn that are there, and it says so.
+    """
+    folder, paths = folder_of(graph.recipe, store), list[Path]()
+    for cell in graph.cells:
+        if cell.step != "draw":
+            continue
+        of, done = list(cell.inputs.values()), store.state(cell.name) == "done"
+        there = sum(store.state(name) == "done" for name in of)
+        for name in drawing.FILES if done or drawing.curves(cell.spec, found.rows) else ():
+            path = folder / f"{cell.spec['name'].replace(' ', '-')}{Path(name).suffix}"
+            if done:
+                with atomic_path(path) as part:
+                    shutil.copyfile(store.folder(cell.name) / name, part)
+            else:
+                drawing.draw(path, cell.spec, found.rows, f"unfinished: {there} of {len(of)} measurements are there")
+            paths.append(path)
+    return paths
 
 
 def folder_of(recipe: BenchRecipe, store: Store) -> Path:

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema
 
 from semlink._files import write_text
-from semlink.bench.record import FORMAT, AttackRecord, EvaluateRecord, JudgeRecord, TrainRecord
+from semlink.bench.record import FORMAT, AttackRecord, EvaluateRecord, JudgeRecord, PrepareRecord, TrainRecord
 from semlink.bench.results import BenchRecord
 
-RECORDS = (TrainRecord, EvaluateRecord, AttackRecord, JudgeRecord, BenchRecord)
+RECORDS = (PrepareRecord, TrainRecord, EvaluateRecord, AttackRecord, JudgeRecord, BenchRecord)
 
 
 def schemas() -> dict[str, str]:

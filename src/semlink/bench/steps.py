@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps of a bench: train a link, fetch one from the zoo, evaluate it, train an attack on it, judge that.
+"""The steps of a bench: prepare images, train a link or fetch one, evaluate it, attack it and judge that, draw.
 
-    train | fetch ──> evaluate
-         └──> attack ──> judge
+    prepare ──> train | fetch ──> evaluate ──> draw
+                     └──> attack ──> judge ──> draw
 
 A step works in the folder of its cell from a ``spec`` of plain values and the folders of the cells it builds on. Its
 ``trial`` is the same work on a few images: its hash is the witness by which changed code proves that it still gives the
@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semlink import data
 from semlink._files import write_text
 from semlink.attacks import Threat
-from semlink.bench import attacker, evaluator, judge, links, presets, record, trainer, zoo
+from semlink.bench import attacker, drawing, evaluator, judge, links, preparer, presets, record, trainer, zoo
 from semlink.bench.scoring import encode
 from semlink.data import DataSet, ImageSet
 from semlink.schemes import Link
@@ -32,6 +33,7 @@ from semlink.training import Watcher, describe_machine, make_fabric, resolve_pre
 Spec = dict[str, Any]
 Inputs = dict[str, Path]
 IMAGES = 256  # test images of a trial
+_DRAW_SECONDS, _DRAW_BYTES = 5.0, 200_000  # of a figure, before anything is there to draw
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,27 @@ def recipe_of(spec: Spec, folder: Path | None, device: torch.device, start: str 
 def _start(spec: Spec, inputs: Inputs) -> str | Path | None:
     """Return the trained link that a training starts from: of the zoo, or of the recipe's own."""
     return inputs["start"] / "run" if "start" in inputs else spec.get("start", {}).get("weights")
+
+
+class Prepare(Step):
+    """Reads, checks and splits a set of images; ``prepare.json`` says what they are."""
+
+    files = ("prepare.json",)
+
+    def modules(self, spec: Spec) -> tuple[str, ...]:
+        """Return the modules that read and split."""
+        return (preparer.__name__,)
+
+    def run(self, spec: Spec, inputs: Inputs, folder: Path, device: torch.device, watch: Watcher) -> None:
+        """Prepare."""
+        preparer.prepare(spec["name"], spec["variant"], device, folder / "prepare.json")
+
+    def trial(self, spec: Spec, inputs: Inputs, device: torch.device) -> Trial:
+        """Do it all but the writing: what takes long, decoding, is done once a machine."""
+        begun = time.perf_counter()
+        found = preparer.splits(data.load(spec["name"], spec["variant"]))
+        said = json.dumps({role: each.model_dump() for role, each in found.items()})
+        return Trial(hashlib.sha256(said.encode()).hexdigest(), time.perf_counter() - begun, len(said))
 
 
 class Train(Step):
@@ -212,12 +235,41 @@ class Judge(Step):
         return Trial(_digest(found), pace, 4 * len(sets.test) * sum(map(len, found.values())))
 
 
+class Draw(Step):
+    """Draws a figure of the recipe from what was measured."""
+
+    files = drawing.FILES
+
+    def modules(self, spec: Spec) -> tuple[str, ...]:
+        """Return the drawing's module."""
+        return (drawing.__name__,)
+
+    def run(self, spec: Spec, inputs: Inputs, folder: Path, device: torch.device, watch: Watcher) -> None:
+        """Draw."""
+        found = drawing.read_rows(spec, inputs)
+        for name in drawing.FILES:
+            drawing.draw(folder / name, spec, found)
+
+    def trial(self, spec: Spec, inputs: Inputs, device: torch.device) -> Trial:
+        """Draw, if what is drawn is there."""
+        if not all((path / "done.json").exists() for path in inputs.values()):
+            return Trial("", _DRAW_SECONDS, _DRAW_BYTES)
+        begun = time.perf_counter()
+        with tempfile.TemporaryDirectory() as work:
+            path = Path(work) / drawing.FILES[0]
+            drawing.draw(path, spec, drawing.read_rows(spec, inputs))
+            drawn = path.read_bytes()
+        return Trial(hashlib.sha256(drawn).hexdigest(), 2 * (time.perf_counter() - begun), 2 * len(drawn))
+
+
 STEPS: dict[str, Step] = {
+    "prepare": Prepare(),
     "train": Train(),
     "fetch": Fetch(),
     "evaluate": Evaluate(),
     "attack": Attack(),
     "judge": Judge(),
+    "draw": Draw(),
 }
 
 

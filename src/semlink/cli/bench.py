@@ -99,7 +99,7 @@ class Bench(_Stored):
             graph.save(results.folder_of(recipe, store))
             outcome = runner.run(graph, store, engine, board)
         found, path = results.write(graph, store)
-        drawn = report.draw(found, path.parent)
+        drawn = results.draw(graph, store, found)
         if self.out and self.out.resolve() != path.parent.resolve():
             self.out.mkdir(parents=True, exist_ok=True)
             for each in [path, *drawn]:

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bench as text for the terminal, and its figures."""
+"""A bench as text for the terminal."""
 
-import textwrap
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 from semlink.bench.board import duration
 from semlink.bench.compare import Changed, Compared, Comparison
+from semlink.bench.drawing import baselines, called, methods, title
 from semlink.bench.estimate import Cost
 from semlink.bench.graph import Graph
 from semlink.bench.record import Measurement
-from semlink.bench.results import BASELINES, CONSTANT, BenchRecord, Difference, Row
+from semlink.bench.results import BenchRecord, Difference
+from semlink.bench.rows import BASELINES, CONSTANT, Row
 from semlink.bench.store import Store
-from semlink.report.figures import Curve, curves_file
-from semlink.report.tables import TITLES
 from semlink.report.text import columns, decimals, intervals
 
 SIGNIFICANT = 0.05
@@ -75,41 +73,9 @@ def compared(found: Comparison, first: str, second: str) -> str:
     for name, rows in (("first", found.only_first), ("second", found.only_second)):
         alone: dict[tuple[str, str], list[str]] = {}
         for row in rows:
-            alone.setdefault((_title(row.metric), _snr(row.snr_db)), []).append(row.name)
+            alone.setdefault((title(row.metric), _snr(row.snr_db)), []).append(row.name)
         lines += [f"only in the {name}: {title} at {snr} of {'; '.join(of)}" for (title, snr), of in alone.items()]
     return "\n".join(lines)
-
-
-def draw(found: BenchRecord, folder: Path) -> list[Path]:
-    """Draw the figures that the recipe wants, as PNG and PDF; return their paths. One without numbers is left out."""
-    paths = []
-    for name, wanted in found.recipe["figures"].items():
-        rows = [row for row in found.rows if row.metric == wanted["metric"]]
-        rows = [row for row in rows if wanted["links"] is None or row.link in wanted["links"]]
-        if wanted["attacks"] is not None:
-            rows = [row for row in rows if row.attack in (*wanted["attacks"], *BASELINES)]
-        heard = [row for row in rows if row.snr_db is not None]
-        curves: dict[str, Curve] = {}
-        for row in heard:
-            design = found.recipe["links"][row.link]["snr_db"]
-            label = row.name + " (not converged)" * (row.converged is False)
-            curves.setdefault(row.name, Curve(label, {}, design)).points[row.snr_db or 0.0] = row.shown
-        if not curves:
-            continue
-        of = " and ".join(sorted({"Eve" if row.attacked else "Bob" for row in heard}))
-        for suffix in ("png", "pdf"):
-            path = folder / f"{name.replace(' ', '-')}.{suffix}"
-            curves_file(
-                path,
-                list(curves.values()),
-                title=textwrap.fill(wanted["title"] or found.title, 56),
-                note=textwrap.fill(f"95 % intervals: {_methods([row.shown for row in heard])}", 76),
-                xlabel=f"SNR Es/N0 of {of} (dB)",
-                ylabel=_title(wanted["metric"]),
-                levels={label: row.shown.mean for label, row in _baselines(rows).items()},
-            )
-            paths.append(path)
-    return paths
 
 
 def _table(found: BenchRecord, rows: list[Row]) -> list[str]:
@@ -117,15 +83,15 @@ def _table(found: BenchRecord, rows: list[Row]) -> list[str]:
     grid = sorted({row.snr_db for row in rows if row.snr_db is not None})
     texts = dict(zip([row.key for row in rows], intervals([row.shown for row in rows]), strict=True))
     hears = "Eve" if rows[0].attacked else "Bob"
-    lines = [[f"{_title(rows[0].metric.partition('.')[0])}, {hears} at", *map(_snr, grid), "n"]]
+    lines = [[f"{title(rows[0].metric.partition('.')[0])}, {hears} at", *map(_snr, grid), "n"]]
     named: dict[str, dict[float, Row]] = {}
     for row in rows:
         if row.snr_db is not None:
-            named.setdefault(_called(row.name, row.metric), {})[row.snr_db] = row
+            named.setdefault(called(row.name, row.metric), {})[row.snr_db] = row
     for name, at in named.items():
         cells = [texts[at[snr].key] if snr in at else "missing" for snr in grid]
         lines.append([name, *cells, _units(found, next(iter(at.values())))])
-    for name, row in _baselines(rows).items():
+    for name, row in baselines(rows).items():
         lines.append([name, texts[row.key], *[""] * (len(grid) - 1), _units(found, row)])
     return columns(lines + _differences(found, rows, grid))
 
@@ -152,7 +118,7 @@ def _preferred(differences: Iterable[Difference]) -> dict[tuple[str, str, float]
     """Return one difference for each of what is compared with what, at which SNR: over seeds rather than images."""
     found: dict[tuple[str, str, float], Difference] = {}
     for each in differences:  # those over seeds stand first
-        found.setdefault((each.first, _called(each.second, each.metric), each.snr_db), each)
+        found.setdefault((each.first, called(each.second, each.metric), each.snr_db), each)
     return found
 
 
@@ -162,24 +128,13 @@ def _comparison(numbers: list[Compared]) -> list[str]:
     for metric in dict.fromkeys(each.metric for each in numbers):
         mine = [each for each in numbers if each.metric == metric]
         places = decimals([each.difference for each in mine])
-        lines.append([_title(metric), *[""] * 6])
+        lines.append([title(metric), *[""] * 6])
         for each, text in zip(mine, intervals([each.difference for each in mine]), strict=True):
             sides = [f"{side.mean:.{places}f}" for side in (each.first, each.second)]
             p_value = "< 0.001" if each.p_holm < 0.001 else f"{each.p_holm:.3f}"
             pairing = _pairing(each.over, each.difference)
             lines.append([f"  {each.name}", _snr(each.snr_db), *sides, text + _star(each.p_holm), p_value, pairing])
     return columns(lines)
-
-
-def _baselines(rows: list[Row]) -> dict[str, Row]:
-    """Return what is known without listening, by name; once for links that send the same images."""
-    found: dict[str, Row] = {}
-    for row in rows:
-        if row.attack in BASELINES:
-            name = _called(row.attack.replace("_", " "), row.metric)
-            same = name not in found or found[name].shown == row.shown
-            found[name if same else f"{name}, {row.link}"] = row
-    return found
 
 
 def _units(found: BenchRecord, row: Row) -> str:
@@ -202,7 +157,7 @@ def _legend(found: BenchRecord) -> list[str]:
     if not found.rows:
         return []
     lines = [
-        f"[low, high]: 95 % intervals; {_methods([row.shown for row in found.rows])}",
+        f"[low, high]: 95 % intervals; {methods([row.shown for row in found.rows])}",
         "one over seeds speaks of the scheme, one over images only of the link that was trained",
     ]
     counts = Counter(each.over for each in found.differences)
@@ -227,8 +182,13 @@ def _remarks(found: BenchRecord) -> list[str]:
     seeds: dict[str, list[str]] = {}
     for cell in missing:
         said = {"new": "not begun", "failed": f"failed ({cell.error})"}.get(cell.state, cell.state)
-        seeds.setdefault(f"{cell.label.rpartition(', seed ')[0]}: {said}", []).append(str(cell.seed))
-    return lines + [f"  {what}, seed{'s' * (len(of) > 1)} {', '.join(of)}" for what, of in seeds.items()]
+        of = seeds.setdefault(f"{cell.label.removesuffix(f', seed {cell.seed}')}: {said}", [])
+        of += [] if cell.seed is None else [str(cell.seed)]
+    return lines + [f"  {what}{_seeds(of)}" for what, of in seeds.items()]
+
+
+def _seeds(seeds: list[str]) -> str:
+    return f", seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" if seeds else ""
 
 
 def _origin(found: BenchRecord) -> str:
@@ -252,21 +212,6 @@ def _longest(name: str, graph: Graph, costs: dict[str, Cost], todo: list) -> flo
     cell = next(cell for cell in graph.cells if cell.name == name)
     own = costs[name].seconds if cell in todo else 0.0
     return own + max((_longest(each, graph, costs, todo) for each in cell.inputs.values()), default=0.0)
-
-
-def _methods(numbers: Iterable[Measurement]) -> str:
-    return ", ".join(dict.fromkeys(f"{each.method} (n = {each.n})" for each in numbers))
-
-
-def _title(metric: str) -> str:
-    base, _, part = metric.partition(".")
-    return _called(TITLES.get(base, base), metric) if part else TITLES.get(base, base)
-
-
-def _called(name: str, metric: str) -> str:
-    """Return ``name`` with the part of a metric that is one of several, as an attribute."""
-    _, _, part = metric.partition(".")
-    return f"{name}: {part}" if part else name
 
 
 def _star(p_holm: float) -> str:

@@ -3,33 +3,14 @@
 
 import base64
 import io
-import itertools
-import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from semlink._files import atomic_path
-from semlink.bench.record import Measurement
-
-_TEXT = "#010203"  # stands for the colour of the page's text, which only the reader's browser knows
-COLOURS = ("#2f7fc1", "#d9730d", "#2e9e6b", "#b4539c", "#8a7a1f", "#7a6ff0")  # legible on white and on near-black
-_MARKERS = ("o", "s", "D", "^", "v", "P")
-_DASHES = ("-", (0, (6, 2)), (0, (2, 2)), (0, (6, 2, 1, 2)), (0, (10, 3)), (0, (1, 1)))
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A line of a figure: measurements by SNR in dB, and the SNR that the link was trained at."""
-
-    label: str
-    points: dict[float, Measurement]
-    design_snr_db: float
+from semlink.bench.figures import TEXT, Curve, draw_curves, style
 
 
 def curves_svg(curves: Sequence[Curve], ylabel: str, chance: float | None = None) -> str:
@@ -37,8 +18,8 @@ def curves_svg(curves: Sequence[Curve], ylabel: str, chance: float | None = None
 
     ``chance`` is drawn where the axis reaches down to it anyway.
     """
-    with _style():
-        figure, axes = _curves(curves, ylabel)
+    with style():
+        figure, axes = draw_curves(curves, ylabel)
         if chance is not None and axes.get_ylim()[0] <= chance:
             _level(axes, "guessing", chance)
         buffer = io.StringIO()
@@ -46,113 +27,9 @@ def curves_svg(curves: Sequence[Curve], ylabel: str, chance: float | None = None
     return _inline(buffer.getvalue())
 
 
-def curves_file(
-    path: Path, curves: Sequence[Curve], *, title: str, note: str, xlabel: str, ylabel: str, levels: dict[str, float]
-) -> None:
-    """Draw measurements over SNR with their intervals to a file, atomically.
-
-    Args:
-        path: its suffix, as ``.png`` or ``.pdf``, says the format.
-        curves: what is drawn.
-        title: one line or several.
-        note: a smaller line below the title.
-        xlabel: what the SNR is of.
-        ylabel: what is measured.
-        levels: horizontal lines by name, for what does not depend on SNR.
-    """
-    with _style(), atomic_path(path) as part:
-        figure, axes = _curves(curves, ylabel)
-        figure.suptitle(title, fontsize=12)
-        axes.set_title(note, fontsize=9, pad=22)
-        axes.set_xlabel(xlabel)
-        _levels(axes, levels)
-        dated = {"Software": None} if path.suffix == ".png" else {"CreationDate": None}
-        figure.savefig(part, format=path.suffix[1:], dpi=200, bbox_inches="tight", metadata=dated)  # as wide as names
-
-
-def _style() -> Any:
-    import matplotlib
-
-    style: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "semlink",
-        "text.parse_math": False,  # a name with dollar signs is a name
-        "font.size": 12,
-        **{f"{part}.color": _TEXT for part in ("text", "xtick", "ytick", "grid")},
-        "axes.edgecolor": _TEXT,
-        "axes.labelcolor": _TEXT,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    return matplotlib.rc_context(style)
-
-
 def _level(axes: Any, name: str, value: float) -> None:
-    axes.axhline(value, color=_TEXT, alpha=0.45, linewidth=1)
+    axes.axhline(value, color=TEXT, alpha=0.45, linewidth=1)
     axes.text(1, value, name, transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=10.5)
-
-
-def _levels(axes: Any, levels: dict[str, float]) -> None:
-    """Draw horizontal lines, named at their right ends; names of lines that are close move up to stay apart."""
-    for value in levels.values():
-        axes.axhline(value, color=_TEXT, alpha=0.45, linewidth=1)
-    axes.figure.draw_without_rendering()  # gives the axes their height
-    low, high = axes.get_ylim()
-    line, height = 13 * (high - low) / axes.bbox.height, -math.inf
-    for name, value in sorted(levels.items(), key=lambda each: each[1]):
-        height = max(value, height + line)
-        axes.text(1.015, height, name, transform=axes.get_yaxis_transform(), va="center", fontsize=10.5)
-
-
-def _ticks(values: Sequence[float]) -> list[float]:
-    """Return those of the sorted ``values`` that have room for their numbers: a fourteenth of the axis each."""
-    kept = list(values[:1])
-    for value in values[1:]:
-        if value - kept[-1] >= (values[-1] - values[0]) / 14:
-            kept.append(value)
-    return kept
-
-
-def _curves(curves: Sequence[Curve], ylabel: str) -> tuple[Any, Any]:
-    """Return a figure and its axes.
-
-    Lines that coincide stay apart: each has its marker and dash, and is moved sideways by a hair.
-    """
-    from matplotlib.figure import Figure
-
-    every = sorted({snr for curve in curves for snr in curve.points})
-    gaps = [right - left for left, right in itertools.pairwise(every)] or [1.0]
-    hair = min(0.012 * sum(gaps), 0.3 * min(gaps) / len(curves))
-    figure = Figure(figsize=(400 / 72, (270 + 18 * len(curves)) / 72), dpi=72, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set(xlabel="SNR Es/N0 (dB)", ylabel=ylabel, xticks=_ticks(every))
-    axes.grid(axis="y", alpha=0.15, linewidth=0.8)
-    lines = []
-    for i, curve in enumerate(curves):
-        snrs, found = [*curve.points], [*curve.points.values()]
-        means = [m.mean for m in found]
-        lines.append(
-            axes.errorbar(
-                [snr + hair * (i - (len(curves) - 1) / 2) for snr in snrs],
-                means,
-                [[m.mean - m.low for m in found], [m.high - m.mean for m in found]],
-                color=COLOURS[i % len(COLOURS)],
-                marker=_MARKERS[i % len(_MARKERS)],
-                linestyle=_DASHES[(i + i // len(_DASHES)) % len(_DASHES)],  # of which no two lines share all three
-                markersize=5.5,
-                linewidth=1.6,
-                elinewidth=1.2,
-                capsize=3,
-            )
-        )
-    axes.margins(x=0.06, y=0.08)
-    designs = sorted({curve.design_snr_db for curve in curves})
-    for snr_db in designs:
-        axes.axvline(snr_db, color=_TEXT, alpha=0.45, linewidth=1, linestyle=(0, (1, 3)), zorder=0)
-    text, middle = f"trained at {', '.join(f'{snr:g}' for snr in designs)} dB", (designs[0] + designs[-1]) / 2
-    axes.text(middle, 1.02, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=10.5)
-    figure.legend(lines, [c.label for c in curves], loc="outside lower left", frameon=False, handlelength=4)
-    return figure, axes
 
 
 def _inline(svg: str) -> str:
@@ -160,7 +37,7 @@ def _inline(svg: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\s(xmlns(:\w+)?|width|height)="[^"]*"', "", svg.split(">", 1)[0]) + ">" + svg.split(">", 1)[1]
-    return svg.replace(_TEXT, "currentColor")
+    return svg.replace(TEXT, "currentColor")
 
 
 def strip_uri(images: Tensor) -> str:

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from semlink._errors import SemlinkError
 from semlink._files import write_text
+from semlink.bench.figures import Curve
 from semlink.bench.record import Measurement
+from semlink.bench.rows import TITLES
 from semlink.report.facts import attack_facts, link_facts
-from semlink.report.figures import Curve, curves_svg, strip_uri
+from semlink.report.figures import curves_svg, strip_uri
 from semlink.report.gather import Attacked, Run, gather
 from semlink.report.summary import sentences
-from semlink.report.tables import TITLES, attack_rows, numbers, snr_rows, table
+from semlink.report.tables import attack_rows, numbers, snr_rows, table
 
 
 @dataclass

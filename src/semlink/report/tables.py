@@ -6,18 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from semlink.bench.record import Measurement
+from semlink.bench.rows import TITLES
 from semlink.report.gather import Attacked, Run
 
-TITLES = {
-    "accuracy": "Accuracy (%)",
-    "balanced_accuracy": "Balanced accuracy (%)",
-    "auc": "ROC AUC (%)",
-    "average_precision": "Average precision (%)",
-    "psnr_db": "PSNR (dB)",
-    "ssim": "SSIM",
-    "lpips": "LPIPS",
-    "mi_leakage": "MI leakage (bit)",
-}
 _DIGITS = {"%": 2, "dB": 2}
 _BASELINES = {"mean_image": "mean image, always the same", "class_mean": "class mean, knowing only the label"}
 

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of a recipe: the step that draws one from the records of the links and attacks that it shows.
+
+    evaluate, judge of every link ──> rows ──> curves ──> figure.png, figure.pdf
+
+What is wanted is a ``spec`` of plain values: ``name`` and ``title`` of the figure, its ``metric``, ``links`` as pairs
+of name and the SNR in dB that it was trained at, ``attacks`` (None for all and the links themselves) and ``of``, which
+says of each input by its role which link, attack and seed it is.
+"""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from semlink._errors import SemlinkError
+from semlink.bench import record
+from semlink.bench.figures import Curve, curves_file
+from semlink.bench.record import Measurement
+from semlink.bench.rows import BASELINES, TITLES, Measured, Row, rows
+
+FILES = ("figure.png", "figure.pdf")
+
+
+def read_rows(spec: dict[str, Any], inputs: dict[str, Path]) -> list[Row]:
+    """Return the rows that a figure shows, from the cells that it is drawn of.
+
+    Raises:
+        SemlinkError: a record is damaged.
+    """
+    measured = [
+        Measured(link, attack, seed, record.of_step(inputs[role], role.partition(" ")[0]))
+        for role, (link, attack, seed) in spec["of"].items()
+    ]
+    attacks = dict.fromkeys(each.attack for each in measured if each.attack is not None)
+    return list(rows(measured, [link for link, _ in spec["links"]], attacks, [spec["metric"]]))
+
+
+def curves(spec: dict[str, Any], found: Iterable[Row]) -> list[Curve]:
+    """Return the curves of a figure, in the order of ``found``."""
+    designs, drawn = dict(spec["links"]), dict[str, Curve]()
+    for row in _shown(spec, found):
+        if row.snr_db is not None:
+            label = row.name + " (not converged)" * (row.converged is False)
+            drawn.setdefault(row.name, Curve(label, {}, designs[row.link])).points[row.snr_db] = row.shown
+    return list(drawn.values())
+
+
+def draw(path: Path, spec: dict[str, Any], found: Sequence[Row], remark: str = "") -> None:
+    """Draw a figure to ``path``, whose suffix says the format, with ``remark`` below its title.
+
+    Raises:
+        SemlinkError: there is nothing to draw.
+    """
+    shown = _shown(spec, found)
+    heard = [row for row in shown if row.snr_db is not None]
+    if not heard:
+        held = ", ".join(sorted({row.metric for row in found})) or "none"
+        raise SemlinkError(
+            f"figure '{spec['name']}' wants '{spec['metric']}', which nothing in it has; there is: {held}"
+        )
+    of = " and ".join(sorted({"Eve" if row.attacked else "Bob" for row in heard}))
+    note = textwrap.fill(f"95 % intervals: {methods([row.shown for row in heard])}", 76)
+    curves_file(
+        path,
+        curves(spec, found),
+        title=textwrap.fill(spec["title"], 56),
+        note="\n".join(filter(None, (remark, note))),
+        xlabel=f"SNR Es/N0 of {of} (dB)",
+        ylabel=title(spec["metric"]),
+        levels={label: row.shown.mean for label, row in baselines(shown).items()},
+    )
+
+
+def baselines(found: Iterable[Row]) -> dict[str, Row]:
+    """Return what is known without listening, by name; once for links that send the same images."""
+    kept: dict[str, Row] = {}
+    for row in found:
+        if row.attack in BASELINES:
+            name = called(row.attack.replace("_", " "), row.metric)
+            same = name not in kept or kept[name].shown == row.shown
+            kept[name if same else f"{name}, {row.link}"] = row
+    return kept
+
+
+def methods(numbers: Iterable[Measurement]) -> str:
+    """Return how the intervals of ``numbers`` were made."""
+    return ", ".join(dict.fromkeys(f"{each.method} (n = {each.n})" for each in numbers))
+
+
+def title(metric: str) -> str:
+    """Return what a metric is called, with its unit."""
+    base, _, part = metric.partition(".")
+    return called(TITLES.get(base, base), metric) if part else TITLES.get(base, base)
+
+
+def called(name: str, metric: str) -> str:
+    """Return ``name`` with the part of a metric that is one of several, as an attribute."""
+    _, _, part = metric.partition(".")
+    return f"{name}: {part}" if part else name
+
+
+def _shown(spec: dict[str, Any], found: Iterable[Row]) -> list[Row]:
+    links, attacks = [name for name, _ in spec["links"]], spec["attacks"]
+    held = [row for row in found if row.metric == spec["metric"] and row.link in links]
+    return held if attacks is None else [row for row in held if row.attack in (*attacks, *BASELINES)]

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first and the last step of a bench: images are described before anything is made of them, figures are cells."""
+
+import hashlib
+import itertools
+import json
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from semlink import data
+from semlink._errors import SemlinkError
+from semlink.bench import drawing, figures, preparer, recipes, record, results, runner
+from semlink.bench.engines import InProcess
+from semlink.bench.figures import Curve, curves_file
+from semlink.bench.graph import Cell, Graph, build
+from semlink.bench.record import Measurement, PrepareRecord
+from semlink.data import ImageSet
+
+CPU = torch.device("cpu")
+
+
+class Board:
+    """Keeps the remarks."""
+
+    def __init__(self):
+        self.notes = []
+
+    def begin(self, graph, waiting, slots): ...
+
+    def start(self, cell):
+        return lambda moment: None
+
+    def end(self, cell, result, message): ...
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def measurement(mean, half):
+    return Measurement(mean=mean, low=mean - half, high=mean + half, n=3, unit="%", method="student-t over seeds")
+
+
+def figures_of(graph: Graph) -> list[Cell]:
+    return [cell for cell in graph.cells if cell.step == "draw"]
+
+
+def changed(small, **update) -> recipes.BenchRecipe:
+    return small.graph.recipe.model_copy(update=update)
+
+
+# Images
+
+
+def test_the_images_of_every_role_are_described_by_their_content(small):
+    (cell,) = (each for each in small.graph.cells if each.step == "prepare")
+    said = record.read(small.store.folder(cell.name) / "prepare.json", PrepareRecord)
+    sets = data.load("digits")
+    assert (said.data, said.image_shape) == (json.loads(json.dumps(sets.provenance)), (1, 28, 28))
+    assert list(said.splits) == ["transceiver", "validation", "attacker", "attacker_validation", "test"]
+    for role, found in said.splits.items():
+        images = getattr(sets, role)
+        raw = images.images.numpy().tobytes() + images.targets.numpy().tobytes()
+        assert (found.images, found.sha256) == (len(images), hashlib.sha256(raw).hexdigest())
+        assert found.targets == {str(digit): (images.targets == digit).sum().item() for digit in range(10)}
+    assert len({found.sha256 for found in said.splits.values()}) == 5
+
+
+def test_one_changed_pixel_or_label_shows():
+    sets = data.load("digits")
+    images, targets = sets.test.images.clone(), sets.test.targets.clone()
+    own = preparer.content_sha256(sets.test)
+    images[7, 0, 14, 14] ^= 1
+    assert preparer.content_sha256(ImageSet(images, targets)) != own
+    targets[7] = (targets[7] + 1) % 10
+    assert preparer.content_sha256(ImageSet(sets.test.images, targets)) != own
+    order = torch.arange(len(sets.test)).flip(0)
+    assert preparer.content_sha256(sets.test.subset(order)) != own
+    assert preparer.content_sha256(sets.test.subset(order).subset(order)) == own
+
+
+def test_attributes_are_counted_where_an_image_has_several():
+    targets = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    assert preparer._counts(ImageSet(torch.zeros(3, 1, 2, 2), targets), ("Smiling", "Hat")) == {"Smiling": 2, "Hat": 1}
+    classes = ImageSet(torch.zeros(3, 1, 2, 2), torch.tensor([2, 0, 2]))
+    assert preparer._counts(classes, ("a", "b", "c", "d")) == {"a": 1, "b": 0, "c": 2, "d": 0}
+
+
+def test_images_are_prepared_once_and_all_that_uses_them_waits(small):
+    (prepared,) = (cell for cell in small.graph.cells if cell.step == "prepare")
+    assert small.graph.cells[0] is prepared
+    for cell in small.graph.cells[1:]:
+        assert (cell.inputs.get("images") == prepared.name) == (cell.step != "draw")
+
+
+def test_images_that_cannot_be_prepared_stop_what_needs_them(small, tmp_path, monkeypatch):
+    store = type(small.store)(tmp_path / "s")
+    graph = build(small.graph.recipe, store)
+
+    def damaged(*words):
+        raise SemlinkError("the file is damaged")
+
+    monkeypatch.setattr(preparer, "prepare", damaged)
+    outcome = runner.run(graph, store, InProcess(CPU), Board())
+    assert outcome.failed == {graph.cells[0].name: "the file is damaged"}
+    assert (outcome.made, set(outcome.blocked)) == ([], {cell.name for cell in graph.cells[1:]})
+
+
+def test_that_images_are_prepared_changes_no_result(small, monkeypatch):
+    """Cells are known by the images' own hash, so another way to prepare the same ones retrains nothing."""
+    found = build(small.graph.recipe, small.store)
+    monkeypatch.setattr("semlink.bench.steps.Prepare.modules", lambda self, spec: ("semlink.bench.steps",))
+    other = build(small.graph.recipe, small.store)
+    assert found.cells == small.graph.cells
+    assert [a.step for a, b in zip(found.cells, other.cells, strict=True) if a.name != b.name] == ["prepare"]
+
+
+# Figures as cells
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are drawn, as matplotlib's objects."""
+    found, savefig = [], Figure.savefig
+
+    def save(self, *words, **names):
+        found.append(self)
+        savefig(self, *words, **names)
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    return found
+
+
+def test_a_figure_is_drawn_of_the_cells_that_it_shows(small):
+    accuracy, learns, plain = figures_of(small.graph)
+    by_name = {cell.name: cell for cell in small.graph.cells}
+    shown = [
+        {(by_name[name].step, by_name[name].link, by_name[name].attack) for name in cell.inputs.values()}
+        for cell in (accuracy, learns, plain)
+    ]
+    assert shown == [
+        {("evaluate", "plain", None), ("evaluate", "keyed", None)},
+        {("judge", "plain", "inversion"), ("judge", "keyed", "inversion")},
+        {("evaluate", "plain", None), ("judge", "plain", "inversion")},
+    ]
+    assert all(sorted({by_name[name].seed for name in cell.inputs.values()}) == [0, 1] for cell in (accuracy, learns))
+    assert [cell.label for cell in (accuracy, learns, plain)] == [
+        "draw accuracy",
+        "draw what Eve learns",
+        "draw plain",
+    ]
+
+
+def test_figures_are_files_and_the_same_each_time(small, tmp_path):
+    other = small.copy(tmp_path / "store")
+    paths = results.draw(other.graph, other.store, small.record)
+    stems = ["accuracy", "what-Eve-learns", "plain"]
+    assert [path.name for path in paths] == [f"{stem}.{suffix}" for stem in stems for suffix in ("png", "pdf")]
+    for path, (cell, name) in zip(paths, itertools.product(figures_of(small.graph), drawing.FILES), strict=True):
+        content, again = path.read_bytes(), tmp_path / name
+        assert content[:8] == b"\x89PNG\r\n\x1a\n" if path.suffix == ".png" else content.startswith(b"%PDF-")
+        assert len(content) > 5000
+        drawing.draw(again, cell.spec, small.record.rows)  # what was drawn of cells is what the record says
+        assert content == (other.store.folder(cell.name) / name).read_bytes() == again.read_bytes()
+
+
+def test_figures_show_the_rows_of_the_record(small, tmp_path, drawn):
+    for cell in figures_of(small.graph):
+        drawing.draw(tmp_path / "a.png", cell.spec, small.record.rows)
+    accuracy, learns, plain = drawn
+    assert [text.get_text() for text in accuracy.legends[0].texts] == ["plain", "keyed"]
+    assert [text.get_text() for text in learns.legends[0].texts] == [
+        "plain, inversion (not converged)",
+        "keyed, inversion (not converged)",  # and not with-key
+    ]
+    assert [text.get_text() for text in plain.legends[0].texts] == ["plain, inversion (not converged)"]
+    labels = [(each.axes[0].get_xlabel(), each.axes[0].get_ylabel()) for each in (accuracy, learns)]
+    assert labels == [("SNR Es/N0 of Bob (dB)", "Accuracy (%)"), ("SNR Es/N0 of Eve (dB)", "MI leakage (bit)")]
+    assert [each.get_suptitle() for each in (accuracy, learns)] == ["Does a key keep Eve out?", "What Eve learns"]
+    assert accuracy.axes[0].get_title() == "95 % intervals: student-t over seeds (n = 2)"
+    shown = {(row.name, row.metric, row.snr_db): row.shown for row in small.record.rows}
+    container = learns.axes[0].containers[1]
+    line, _, (bars,) = container.lines
+    for y, segment, snr in zip(line.get_ydata(), bars.get_segments(), (12.0, 4.0), strict=True):
+        found = shown["keyed, inversion", "mi_leakage", snr]
+        assert (y, segment[0, 1], segment[1, 1]) == pytest.approx((found.mean, found.low, found.high))
+    names = {text.get_text(): text.get_position()[1] for text in learns.axes[0].texts}
+    for name in ("mean image", "class mean"):
+        level = shown[f"keyed, {name.replace(' ', '_')}", "mi_leakage", None].mean
+        assert names[name] == pytest.approx(level, abs=0.02)
+        lines = [line.get_ydata() for line in learns.axes[0].lines if len(line.get_ydata()) == 2]
+        assert any(list(each) == [level, level] for each in lines)
+    assert "mean image" not in {text.get_text() for text in accuracy.axes[0].texts}
+
+
+def test_a_title_that_changes_draws_one_figure_anew_and_does_nothing_else(small, tmp_path):
+    other = small.copy(tmp_path / "store")
+    held = small.graph.recipe.figures
+    titled = held | {"plain": held["plain"].model_copy(update={"title": "Without a key"})}
+    graph = build(changed(small, figures=titled), other.store)
+    outcome = runner.run(graph, other.store, InProcess(CPU), Board())
+    assert outcome.made == [figures_of(graph)[2].name]
+    assert len(outcome.found) == len(graph.cells) - 1
+    assert runner.run(graph, other.store, InProcess(CPU), Board()).made == []
+
+
+def test_a_link_that_is_measured_anew_is_drawn_anew(small):
+    evaluation = small.graph.recipe.evaluation.model_copy(update={"draws": 3})
+    graph = build(changed(small, evaluation=evaluation), small.store)
+    states = [(cell.step, cell.spec.get("name"), small.store.state(cell.name)) for cell in graph.cells]
+    assert [each[:2] for each in states if each[2] == "new"] == [
+        *[("evaluate", None)] * 4,
+        ("draw", "accuracy"),
+        ("draw", "plain"),
+    ]
+
+
+def test_a_figure_whose_cells_are_missing_says_so(small, tmp_path, drawn):
+    other = small.copy(tmp_path / "store")
+    accuracy, learns, _ = figures_of(other.graph)
+    for cell in (accuracy, learns):
+        (other.store.folder(cell.name) / "done.json").unlink()
+    (other.folder("evaluate", "keyed", 1) / "done.json").unlink()
+    for seed, link in itertools.product((0, 1), ("plain", "keyed")):
+        (other.folder("judge", link, seed, "inversion") / "done.json").unlink()
+    paths = results.draw(other.graph, other.store, results.gather(other.graph, other.store))
+    assert [path.stem for path in paths] == ["accuracy"] * 2 + ["plain"] * 2  # of the other there is nothing yet
+    first, *rest = drawn[0].axes[0].get_title().split("\n")
+    assert first == "unfinished: 3 of 4 measurements are there"
+    assert rest[0].startswith("95 % intervals: ")
+    assert len(drawn) == 2  # the third is copied
+
+
+def test_a_figure_of_nothing_fails_alone_and_says_what_there_is(small, tmp_path):
+    other = small.copy(tmp_path / "store")
+    held = small.graph.recipe
+    figure = held.figures["accuracy"].model_copy(update={"metric": "accuracy.3"})
+    evaluation = held.evaluation.model_copy(update={"metrics": [*held.evaluation.metrics, "accuracy.3"]})
+    graph = build(changed(small, figures={"three": figure}, evaluation=evaluation), other.store)
+    outcome = runner.run(graph, other.store, InProcess(CPU), Board())
+    (message,) = outcome.failed.values()
+    assert "figure 'three' wants 'accuracy.3', which nothing in it has" in message
+    assert outcome.made == outcome.blocked == []
+
+
+def test_a_figure_that_no_attack_belongs_to_is_no_cell(small):
+    figure = small.graph.recipe.figures["plain"].model_copy(update={"attacks": ["with-key"]})  # which plain has not
+    assert figures_of(build(changed(small, figures={"plain": figure}), small.store)) == []
+
+
+def test_changed_code_of_drawing_is_proven_by_the_same_picture(small, tmp_path, monkeypatch):
+    other, notes = small.copy(tmp_path / "store"), []
+    monkeypatch.setattr("semlink.bench.steps.Draw.modules", lambda self, spec: ("semlink.bench.steps",))
+    graph = build(small.graph.recipe, other.store, runner.prover(other.store, CPU, "moved", notes.append))
+    assert [cell.name for cell in graph.cells] == [cell.name for cell in small.graph.cells]
+    assert len(notes) == 3
+    fresh = small.copy(tmp_path / "fresh")
+    monkeypatch.setattr(figures, "COLOURS", figures.COLOURS[::-1])
+    graph = build(small.graph.recipe, fresh.store, runner.prover(fresh.store, CPU, "moved", notes.append))
+    assert not {cell.name for cell in figures_of(graph)} & {cell.name for cell in figures_of(small.graph)}
+    assert sum("gives other results" in note for note in notes) == 3
+
+
+def test_what_a_figure_costs_is_guessed_before_there_is_anything_to_draw(small, tmp_path):
+    store = type(small.store)(tmp_path / "s")
+    cell = figures_of(build(small.graph.recipe, store))[0]
+    trial = runner.STEPS["draw"].trial(cell.spec, {role: store.folder(name) for role, name in cell.inputs.items()}, CPU)
+    assert (trial.sha256, trial.seconds > 0, trial.disk_bytes > 0) == ("", True, True)
+
+
+# Lines, names, numbers
+
+
+def test_names_of_levels_and_looks_of_lines_stay_apart(tmp_path, drawn):
+    points = {4.0: measurement(1.0, 0.1), 12.0: measurement(2.0, 0.1)}
+    curves = [Curve(f"link {i}", points, float(i % 3)) for i in range(14)]
+    levels = {"third": 1.02, "first": 1.0, "second": 1.01}
+    words = {"title": "$1 a_b$", "note": "note", "xlabel": "x", "ylabel": "y"}
+    curves_file(tmp_path / "a.png", curves, levels=levels, **words)
+    axes = drawn[0].axes[0]
+    drawn[0].draw_without_rendering()  # in its own size again, not the file's
+    named = {text.get_text(): text for text in axes.texts}
+    places = [named[name].get_window_extent() for name in ("first", "second", "third")]
+    assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(places))
+    assert "trained at 0, 1, 2 dB" in named
+    looks = [
+        (line.get_color(), line.get_marker(), str(line._dash_pattern))
+        for line in (container.lines[0] for container in axes.containers)
+    ]
+    assert len(set(looks)) == 14
+
+
+def test_numbers_on_the_axis_that_would_overlap_are_left_out():
+    assert figures._ticks([4, 8, 12, 12.5, 16, 20]) == [4, 8, 12, 16, 20]
+    assert figures._ticks([12.0]) == [12.0]
+    assert len(figures._ticks(list(range(100)))) <= 14
