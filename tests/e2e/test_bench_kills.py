@@ -27,6 +27,8 @@ scheme = "deepjscc-encryption"
 [evaluation]
 snr_db = [12]
 draws = 1
+[figures.accuracy]
+metric = "accuracy"
 """
 
 
@@ -60,7 +62,7 @@ def bench(recipe: str, root: str) -> None:
 
 
 def contents(root: Path) -> dict[str, object]:
-    """Return every record without its times, and the bytes of every tensor file, by path."""
+    """Return every record without its times, and the bytes of every tensor file and figure, by path."""
     found: dict[str, object] = {}
     for path in sorted((root / "cells").rglob("*.json")):
         if path.name not in ("done.json", "failed.json", "progress.json"):
@@ -69,7 +71,8 @@ def contents(root: Path) -> dict[str, object]:
             for row in said.get("history", []):
                 row.pop("epoch_seconds")
             found[str(path.relative_to(root))] = said
-    found |= {str(p.relative_to(root)): p.read_bytes() for p in (root / "cells").rglob("*.safetensors")}
+    for kind in ("safetensors", "png", "pdf"):
+        found |= {str(path.relative_to(root)): path.read_bytes() for path in (root / "cells").rglob(f"*.{kind}")}
     return found
 
 
