@@ -286,6 +286,19 @@ def test_a_module_that_was_loaded_from_a_path_is_found_there(tmp_path, monkeypat
     assert code.modules_sha256("loaded_by_path") != first
 
 
+def test_a_folder_that_is_no_package_is_told_apart_from_code_without_source(tmp_path, monkeypatch):
+    (tmp_path / "loose").mkdir()
+    (tmp_path / "loose" / "scheme.py").write_text("from loose.beside import X\n")
+    (tmp_path / "loose" / "beside.py").write_text("X = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(SemlinkError, match=r"folder loose has no __init__\.py.*add one, it may be empty"):
+        code.modules_sha256("loose.scheme")
+    (tmp_path / "loose" / "__init__.py").write_text("")
+    monkeypatch.delitem(sys.modules, "loose")
+    forget()
+    assert code.imported("loose.scheme") == {"loose.scheme", "loose.beside"}
+
+
 def test_code_without_a_source_file_is_refused(tmp_path, monkeypatch):
     (tmp_path / "compiled.so").write_bytes(b"")
     typed, binary = ModuleType("typed_in"), ModuleType("compiled")

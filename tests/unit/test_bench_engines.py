@@ -508,6 +508,24 @@ def test_a_disk_that_is_full_for_a_moment_fails_one_cell_and_its_heirs(tmp_path,
     assert run(store, cells, InProcess(CPU)).made == [cells[0].name, cells[2].name]
 
 
+def test_a_damaged_cell_that_cannot_be_set_aside_fails_with_its_heirs_and_not_the_rest(tmp_path, light, monkeypatch):
+    store, cells = Store(tmp_path / "s"), chain()
+    run(store, cells[:2], InProcess(CPU))
+    (store.folder(cells[0].name) / "result").write_text("damaged")
+
+    def full(name):
+        raise OSError(errno.ENOSPC, NO_SPACE)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "set_aside", full)
+        outcome = run(store, cells, InProcess(CPU))
+    (message,) = outcome.failed.values()
+    assert message.startswith("it is damaged, and cannot be set aside")
+    assert NO_SPACE in message
+    assert (outcome.found, outcome.blocked) == ([cells[1].name], [cells[2].name])
+    assert not run(store, cells, InProcess(CPU)).failed
+
+
 def test_a_folder_that_cannot_be_made_fails_its_cell_alone(tmp_path, light):
     store, cells = Store(tmp_path / "s"), chain()
     (store.root / "cells").mkdir()

@@ -64,9 +64,15 @@ def imported(*modules: str) -> set[str]:
 def _path(module: str) -> Path:
     if module in sys.modules:  # also __main__ and modules that were loaded from a path
         origin = getattr(sys.modules[module], "__file__", None)
+        is_folder = hasattr(sys.modules[module], "__path__")
     else:
         spec = importlib.util.find_spec(module)
-        origin = spec.origin if spec else None
+        origin, is_folder = (spec.origin, spec.submodule_search_locations is not None) if spec else (None, False)
+    if is_folder and not origin:
+        raise SemlinkError(
+            f"folder {module} has no __init__.py, so results of its code could not be told apart; "
+            "add one, it may be empty"
+        )
     if not origin or not origin.endswith(".py"):
         raise SemlinkError(
             f"module {module} has no source file, so results of its code could not be told apart; put it in a .py file"

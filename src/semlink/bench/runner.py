@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running the cells of a recipe: what is done is left, what is ready is started, what fails sinks only its heirs."""
 
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -65,10 +64,14 @@ def run(graph: Graph, store: Store, engine: Engine, board: Board) -> Outcome:
         if store.is_sound(cell.name):
             outcome.found.append(cell.name)
         elif store.state(cell.name) == "done":
-            with contextlib.suppress(Busy):  # another process sets it aside
+            try:
                 if aside := store.set_aside(cell.name):
                     board.note(f"{cell.label} is damaged and is made anew; the old files are in {aside}")
-    waiting = [cell for cell in cells.values() if cell.name not in outcome.found]
+            except Busy:  # another process sets it aside
+                pass
+            except OSError as error:  # a full disk
+                outcome.failed[cell.name] = f"it is damaged, and cannot be set aside: {error}"
+    waiting = [cell for cell in cells.values() if cell.name not in (*outcome.found, *outcome.failed)]
     board.begin(graph, waiting, engine.slots)
     running: dict[str, tuple[Cell, Task]] = {}
     not_before: dict[str, float] = {}
