@@ -250,6 +250,35 @@ def test_the_decoder_draws_what_an_identity_code_gives_away():
     assert shuffled < floor, "each image is drawn from its own code"
 
 
+def drawn_at(name, snr_db, steps):
+    """What an attack, trained on 2,000 images, draws of 200 others that are sent as they are."""
+    attack = attacks.attacks[name](Tap(link_of(Pixels, uses=32), Threat(snr_db)), 32, taps=0)
+    train(attack, images_of(2000), steps)
+    test = images_of(200, seed=9)
+    with torch.no_grad():
+        return attack.reconstruct(attack.tap.intercept(test, torch.Generator().manual_seed(5))), test
+
+
+@pytest.mark.parametrize("name", ["inversion-plain", "inversion", "inversion-unet"])
+def test_without_noise_every_capacity_draws_an_identity_code_beyond_35_db(name):
+    assert psnr(*drawn_at(name, 200.0, 600)) > 35
+
+
+def test_the_better_she_hears_the_better_she_draws():
+    reached = [psnr(*drawn_at("inversion", snr_db, 150)) for snr_db in (-20.0, 0.0, 10.0, 20.0)]
+    assert reached == sorted(reached)
+    assert reached[-1] > reached[0] + 6
+
+
+def test_capacities_differ_in_size_and_only_in_the_decoder():
+    tap = Tap(link_of(shape=(3, 32, 32), uses=64), Threat(12.0))
+    sizes = {
+        name: sum(p.numel() for p in attacks.attacks[name](tap, 256, taps=0).parameters())
+        for name in ("inversion-plain", "inversion", "inversion-unet")
+    }
+    assert 3 * sizes["inversion-plain"] < sizes["inversion"] < sizes["inversion-unet"] / 2
+
+
 def test_no_mean_image_is_beaten_where_nothing_is_heard():
     """At -40 dB only the mean is left to learn: an attack that does better reads something it must not."""
     link = link_of(Pixels, uses=32)

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Black-box model inversion by a decoder trained on intercepted symbols of the attacker's images.
+"""Black-box model inversion by a decoder trained on intercepted symbols of the attacker's images, at three capacities.
 
     attacker's image ─> victim's transmitter ─> Eve's channel ─> tap ─> ImageDecoder ─> reconstruction
                 └────────────────────── mean MSE + mean perceptual distance ──────────────────┘
+
+``inversion-plain`` has the plain decoder of the literature, ``inversion`` one of residual blocks with a linear
+shortcut, ``inversion-unet`` corrects by a U-Net what that one draws. A link is as safe as the best of them leaves it.
 
 May see: the symbols of any image she has sent (queries), through her own noise; the key if the threat grants it.
 May not see: weights, gradients, the transceiver's training images, Bob's noise.
@@ -12,12 +15,15 @@ section IV-B: a DNN decoder on received features, trained on the sum of average 
 perceptual distance is LPIPS on VGG16 (R. Zhang et al., CVPR 2018).
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from semlink.attacks.base import Attack, Tap, attacks
 from semlink.nn import ImageDecoder, Perceptual
+from semlink.nn.drawers import PlainDecoder, UNetDecoder
 
 
 @attacks.register("inversion")
@@ -33,9 +39,11 @@ class Inversion(Attack):
         SemlinkError: the perceptual weights are needed and not there.
     """
 
+    network: ClassVar[type[nn.Module]] = ImageDecoder
+
     def __init__(self, tap: Tap, width: int, taps: int) -> None:
         super().__init__(tap)
-        self.decoder = ImageDecoder(tap.features, tap.image_shape, width)
+        self.decoder = self.network(tap.features, tap.image_shape, width)
         self.perceptual = Perceptual("vgg16", taps) if taps else None
 
     def forward(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -51,3 +59,17 @@ class Inversion(Attack):
     def reconstruct(self, intercepted: Tensor) -> Tensor:
         """Draw images; the linear output is clamped, so 0 and 1 are reached exactly."""
         return self.decoder(intercepted).float().clamp(0, 1)
+
+
+@attacks.register("inversion-plain")
+class PlainInversion(Inversion):
+    """Decoder inversion with as little a decoder as published attacks have; arguments as Inversion."""
+
+    network = PlainDecoder
+
+
+@attacks.register("inversion-unet")
+class UNetInversion(Inversion):
+    """Decoder inversion with the largest of the three decoders; arguments as Inversion."""
+
+    network = UNetDecoder
