@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an attacker sees, that she leaves no trace, and that her decoder can draw what it is given."""
 
+import dataclasses
+import math
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -8,6 +11,7 @@ from safetensors.torch import save_file
 from semlink import attacks, phy
 from semlink._errors import SemlinkError
 from semlink.attacks import Inversion, Tap, Threat, class_means, mean_image
+from semlink.bench import attacker, links, make_recipe, preset
 from semlink.bench.attacker import fingerprint
 from semlink.data import ImageSet
 from semlink.nn import Backbone, Optimiser
@@ -91,6 +95,21 @@ def test_every_parameter_of_an_attack_gets_gradient_and_the_victims_get_none(nam
         reached = parameter.grad.flatten(1).abs().sum(1) if parameter.ndim > 1 else parameter.grad
         assert (reached != 0).float().mean() > 0.9, f"{label}: units without gradient"
     assert all(p.grad is None for p in link.scheme.parameters())
+
+
+@every_attack
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_attack_trains_and_draws_in_either_precision(name, precision, tmp_path):
+    recipe = make_recipe("deepjscc", preset="smoke")
+    link, sets = links.build(recipe), links.image_sets(recipe)
+    few = dataclasses.replace(sets, attacker=sets.attacker.subset(torch.arange(128)))
+    plan = attacker.Plan(name, Threat(12.0), "smoke", "none", 0, precision)
+    eve = attacker.build(link, plan)
+    history = attacker.fit(eve, few, preset("smoke").grey.attack, plan, tmp_path, torch.device("cpu"))
+    assert all(math.isfinite(row["validation"]["loss"]) for row in history)
+    with torch.no_grad():
+        drawn = eve.eval().reconstruct(torch.randn(4, eve.tap.features))
+    assert (drawn.shape, drawn.dtype) == ((4, 1, 28, 28), torch.float32)
 
 
 @every_attack

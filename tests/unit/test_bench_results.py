@@ -6,16 +6,18 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from scipy import stats
 
 from semlink import data
 from semlink._errors import SemlinkError
+from semlink.attacks import Inversion
 from semlink.bench import graph as graphs
-from semlink.bench import recipes, record, results
+from semlink.bench import judge, recipes, record, results, steps
 from semlink.bench.graph import Graph
 from semlink.bench.results import BenchRecord
-from semlink.bench.rows import BASELINES
+from semlink.bench.rows import BASELINES, Measured, rows
 from semlink.metrics import Interval
 
 GRID = (12.0, 4.0)
@@ -207,6 +209,32 @@ def test_two_variants_of_a_data_set_are_both_in_the_record(small, tmp_path):
             edit(path, lambda said: said["data"].update(variant="half"))
     found = results.gather(other.graph, other.store)
     assert {key: each["variant"] for key, each in found.data.items()} == {"digits": "default", "digits/half": "half"}
+
+
+# Attacks that are judged on few images
+
+
+def test_a_dear_attack_is_judged_on_the_first_images_and_baselines_are_of_the_most(small, tmp_path, monkeypatch):
+    run, made = small.folder("train", "plain") / "run", small.folder("attack", "plain", 0, "inversion")
+    arguments = ([12.0], 2, 0, ["psnr_db"], torch.device("cpu"))
+    whole = judge.judge(run, steps.read_plan(made), made / "attack", *arguments, tmp_path / "whole.json")
+    monkeypatch.setattr(Inversion, "most_images", 100)
+    few = judge.judge(run, steps.read_plan(made), made / "attack", *arguments, tmp_path / "few.json")
+    assert (whole.images["test"], few.images["test"]) == (512, 100)
+    first, second = (load_file(tmp_path / f"{name}.safetensors")["psnr_db@12"] for name in ("whole", "few"))
+    assert (len(first), len(second)) == (512, 100)
+    # what is drawn of an image depends on the noise of its batch alone; means are of the images that were judged
+    assert few.points[0]["psnr_db"].n == few.baselines["mean_image"]["psnr_db"].n == 100
+    assert few.points[0]["psnr_db"].mean == pytest.approx(second.double().mean().item(), abs=1e-4)
+    measured = [Measured("plain", "inversion", 0, whole), Measured("plain", "dear", 0, few)]
+    for order in (measured, measured[::-1]):
+        found = list(rows(order, ["plain"], ["inversion", "dear"], ["psnr_db"]))
+        assert {row.attack: row.shown.n for row in found} == {
+            "mean_image": 512,
+            "class_mean": 512,
+            "inversion": 512,
+            "dear": 100,
+        }
 
 
 # Missing

@@ -3,6 +3,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,9 @@ class Attack(nn.Module, ABC):
 
     ``forward(images, targets, generator)`` returns the named losses of one batch.
     """
+
+    #: It is judged on so many test images at most; None if on all.
+    most_images: ClassVar[int | None] = None
 
     def __init__(self, tap: Tap) -> None:
         super().__init__()

@@ -47,7 +47,7 @@ class Velocity(nn.Module):
 
     def __init__(self, features: int, channels: int, width: int) -> None:
         super().__init__()
-        fine, coarse = 8 * max(width // 32, 2), 8 * max(width // 16, 4)
+        fine, coarse = 8 * max(width // 64, 2), 8 * max(width // 32, 4)
         self.enter = _block(2 * channels, fine)
         self.down = _block(fine, coarse, pool=True)
         self.condition = nn.Linear(features + 2 * _WAVES, 2 * coarse)
@@ -73,9 +73,11 @@ class Generative(Attack):
 
     Args:
         tap: what she hears.
-        width: channels of the draft's decoder at 4x4; the velocity network is half as wide.
+        width: channels of the draft's decoder at 4x4; the velocity network has a quarter of them.
         taps: not used: a flow learns the distribution of images, perceptual distance and all.
     """
+
+    most_images = 1000  # each is drawn SAMPLES times in STEPS steps
 
     def __init__(self, tap: Tap, width: int, taps: int) -> None:
         del taps
@@ -88,11 +90,10 @@ class Generative(Attack):
         del targets
         heard = self.tap.intercept(images, generator)
         draft = self.decoder(heard).float()
-        t = torch.rand(len(images), generator=generator, device=images.device)
+        t = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
         noise = torch.randn(images.shape, generator=generator, device=images.device)
-        target = 2 * images - 1
-        between = torch.lerp(noise, target, t[:, None, None, None])
-        v = self.velocity(between, 2 * draft.detach() - 1, t, heard).float()
+        target = 2 * images.float() - 1
+        v = self.velocity((1 - t) * noise + t * target, 2 * draft.detach() - 1, t.flatten(), heard).float()
         losses = {"flow": F.mse_loss(v, target - noise), "mse": F.mse_loss(draft, images)}
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 

@@ -4,6 +4,7 @@
 Every image is sent once; the eavesdropper's SNRs and noise draws run on the stored symbols, with noise of her own.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,6 +65,8 @@ def judge(
     link.scheme.to(device)
     made = record.read(work / "record.json", record.AttackRecord)
     sets, eve = links.image_sets(trained.recipe), attacker.load_attack(link, plan, work).to(device)
+    most = min(len(sets.test), eve.most_images or len(sets.test))
+    sets = dataclasses.replace(sets, test=sets.test.subset(torch.arange(most)))
     found = values(link, eve, sets, grid, draws, seed, metrics, device)
     originals = sets.test.batch(torch.arange(SHOWN))[0]
     with torch.no_grad():
@@ -72,7 +75,8 @@ def judge(
     checkpoint.save_tensors(out.with_suffix(".safetensors"), each | {"originals": originals, "drawn": drawn})
     judged = record.JudgeRecord(
         **made.model_dump(include={"attack", "threat", "settings", "converged", "last_fifth_fall", "attacker_sha256"}),
-        **made.model_dump(include={"images", "history"}),
+        images=made.images | {"test": most},
+        history=made.history,
         **record.origin(
             trained.recipe,
             trained.data,

@@ -86,7 +86,8 @@ def rows(
         mine = [each for each in measured if each.link == link]
         own = {each.seed: each.record for each in mine if isinstance(each.record, record.EvaluateRecord)}
         yield from _series(link, None, {seed: each.points for seed, each in own.items()}, metrics, None)
-        judged = {each.seed: each.record for each in mine if isinstance(each.record, JudgeRecord)}
+        every = [(each.seed, each.record) for each in mine if isinstance(each.record, JudgeRecord)]
+        judged = dict(sorted(every, key=lambda each: each[1].images["test"]))  # the baselines of most images
         for name in BASELINES:
             bare: dict[int, list[dict[str, Any]]]
             bare = {seed: [each.baselines[name]] for seed, each in judged.items() if name in each.baselines}

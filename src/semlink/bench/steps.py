@@ -231,8 +231,9 @@ class Judge(Step):
         begun = time.perf_counter()
         found = judge.values(link, eve, few, spec["snr_db"], 1, spec["seed"], spec["metrics"], device)
         found[float("inf")] = judge.baselines(few, False, spec["seed"], spec["metrics"], device)["mean_image"]
-        pace = (time.perf_counter() - begun) * spec["draws"] * len(sets.test) / len(few.test)
-        return Trial(_digest(found), pace, 4 * len(sets.test) * sum(map(len, found.values())))
+        most = min(len(sets.test), eve.most_images or len(sets.test))
+        pace = (time.perf_counter() - begun) * spec["draws"] * most / len(few.test)
+        return Trial(_digest(found), pace, 4 * most * sum(map(len, found.values())))
 
 
 class Draw(Step):
