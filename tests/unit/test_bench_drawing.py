@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from semlink import data
 from semlink._errors import SemlinkError
-from semlink.bench import drawing, figures, preparer, recipes, record, results, runner
+from semlink.bench import drawing, estimate, figures, preparer, recipes, record, results, runner
 from semlink.bench.engines import InProcess
 from semlink.bench.figures import Curve, curves_file
 from semlink.bench.graph import Cell, Graph, build
@@ -242,6 +242,59 @@ def test_a_figure_of_nothing_fails_alone_and_says_what_there_is(small, tmp_path)
     (message,) = outcome.failed.values()
     assert "figure 'three' wants 'accuracy.3', which nothing in it has" in message
     assert outcome.made == outcome.blocked == []
+    assert results.draw(graph, other.store, results.gather(graph, other.store)) == []
+    assert estimate.costs(graph, other.store, CPU)[figures_of(graph)[0].name].seconds > 0  # a plan can still be made
+
+
+def test_a_figure_that_cannot_be_drawn_though_all_is_there_is_not_called_unfinished(small, tmp_path, monkeypatch):
+    other = small.copy(tmp_path / "store")
+    cell = figures_of(other.graph)[0]
+    (other.store.folder(cell.name) / "figure.pdf").write_bytes(b"damaged")
+
+    def broken(*words, **names):
+        raise ValueError("no such backend")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(drawing, "curves_file", broken)
+        outcome = runner.run(other.graph, other.store, InProcess(CPU), Board())
+        paths = results.draw(other.graph, other.store, results.gather(other.graph, other.store))
+    assert outcome.failed == {cell.name: "no such backend"}
+    assert [path.stem for path in paths] == ["what-Eve-learns"] * 2 + ["plain"] * 2
+    assert runner.run(other.graph, other.store, InProcess(CPU), Board()).made == [cell.name]
+
+
+def test_names_with_spaces_do_not_make_two_measurements_one(small, tmp_path):
+    held = small.graph.recipe
+    plain, attack = held.links["plain"], held.attacks["inversion"]
+    other = plain.model_copy(update={"snr_db": 3.0})
+    recipe = changed(
+        small,
+        links={"plain": plain, "x plain": other},
+        attacks={"a": attack, "a x": attack, "b": attack},
+        figures={"f": held.figures["plain"].model_copy(update={"links": None})},
+    )
+    graph = build(recipe, type(small.store)(tmp_path / "s"))
+    (cell,) = figures_of(graph)
+    shown = [
+        (each.step, each.link, each.attack, each.seed) for each in graph.cells if each.link and each.step != "train"
+    ]
+    assert sorted(map(str, cell.spec["of"].values())) == sorted(
+        str(list(each)) for each in shown if each[0] in ("evaluate", "judge")
+    )
+    assert len(cell.inputs) == 2 * 2 * (1 + 3)
+
+
+def test_curves_stand_in_the_recipes_order_whoever_is_attacked_first(small):
+    held = small.graph.recipe
+    attack = held.attacks["inversion"]
+    figure = held.figures["plain"].model_copy(update={"links": None})
+    ordered = {"late": attack.model_copy(update={"links": ["keyed"]}), "inversion": attack}
+    specs = [
+        figures_of(build(changed(small, attacks=dict(items), figures={"f": figure}), small.store))[0]
+        for items in (ordered.items(), reversed(ordered.items()))
+    ]
+    assert specs[0].spec["attacks"] == ["late", "inversion"]
+    assert specs[0].name != specs[1].name
 
 
 def test_a_figure_that_no_attack_belongs_to_is_no_cell(small):

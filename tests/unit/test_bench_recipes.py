@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from semlink._errors import SemlinkError
-from semlink.bench import recipes
+from semlink.bench import mistakes, recipes
 from semlink.schemes import DeepJSCC, schemes
 
 LINK = '[links.a]\nscheme = "deepjscc"\n'
 KEYED = '[links.k]\nscheme = "deepjscc-encryption"\n'
-FIGURE = '[figures.f]\nmetric = "ssim"\n'
+FIGURE = '[figures.f]\nmetric = "accuracy"\n'
 FULL = """
 title = "Two links"
 [defaults]
@@ -101,7 +101,7 @@ title = "t"
 name = "bench"
 variant = "default"
 attacks.e = { attack = "inversion", with_secret = false, perceptual = "none" }
-figures.f = { metric = "ssim" }
+figures.f = { metric = "accuracy" }
 [links.a]
 scheme = "deepjscc"
 options = {}
@@ -193,7 +193,7 @@ OTHER = {
     "grid": ("2.5", "2.6"),
     "draws": ("[evaluation]", "[evaluation]\ndraws = 6"),
     "metrics": ('"accuracy", "mi_leakage"', '"accuracy", "mi_leakage", "ssim"'),
-    "figure": ('metric = "mi_leakage"', 'metric = "accuracy"'),
+    "figure": ('"plain", "shuffled"', '"shuffled"'),
     "figure's title": ('metric = "mi_leakage"', 'metric = "mi_leakage"\ntitle = "Leaks"'),
 }
 
@@ -372,6 +372,34 @@ FIELDS = [
     (LINK + '[attacks.x]\nlinks = ["a", "b"] # <-', "attacks.x.links: unknown link 'b'; known: a"),
     (LINK + FIGURE + 'links = ["aa"] # <-', "figures.f.links: unknown link 'aa'; did you mean 'a'?"),
     (LINK + FIGURE + 'attacks = ["x"] # <-', "figures.f.attacks: unknown attack 'x'; known: none"),
+    (LINK + '[figures.f]\nmetric = "ssim" # <-', "figures.f.metric: none of its links is measured by 'ssim', and no"),
+    (
+        LINK + '[attacks.x]\n[figures.f]\nmetric = "accuracy" # <-\nattacks = ["x"]',
+        "figures.f.metric: 'accuracy' is measured of links, not of attacks; leave 'attacks' out, or take one of: psnr",
+    ),
+    (
+        LINK + '[links.b]\nscheme = "deepjscc"\n[attacks.x]\nlinks = ["b"]\n[figures.f]\nmetric = "ssim" # <-\n'
+        'attacks = ["x"]\nlinks = ["a"]',
+        "figures.f.metric: none of its attacks is on any of its links",
+    ),
+    (
+        LINK + '[links.b]\nscheme = "deepjscc"\n[attacks.x]\nlinks = ["b"]\n[figures.f]\nmetric = "ssim" # <-\n'
+        'links = ["a"]',
+        "figures.f.metric: none of its links is measured by 'ssim', and no attack is; they offer: accuracy, balanced_",
+    ),
+    (
+        LINK + 'data = "celeba"\n[figures.f]\nmetric = "accuracy" # <-',
+        "figures.f.metric: none of its links is measured by 'accuracy', and no attack is; they offer: accuracy.5_o",
+    ),
+    (
+        LINK + FIGURE + '[figures."F"] # <-\nmetric = "accuracy"',
+        "figures.F: figures 'f' and 'F' would be the same file",
+    ),
+    (
+        LINK + '[figures."a b"]\nmetric = "accuracy"\n[figures."a-b"] # <-\nmetric = "accuracy"',
+        "figures.a-b: figures 'a b' and 'a-b' would be the same file; rename one",
+    ),
+    (LINK + f'[figures."{"f" * 65}"] # <-\nmetric = "ssim"', f"figures.{'f' * 65}: expected a name of letters"),
     (LINK + '[figures.f]\nmetric = "lpips" # <-', "figures.f.metric: 'lpips' is not measured; add it to"),
     (LINK + KEYED + "[attacks.x]\nwith_secret = true # <-", "attacks.x.with_secret: without a secret: a; name in"),
     # defaults
@@ -388,7 +416,10 @@ FIELDS = [
     (LINK + '[variants.x.defaults]\ndata = "digit" # <-', "variants.x.defaults.data: unknown data set 'digit'"),
     (LINK + '[variants.x.links.b] # <-\ndata = "digits"', "variants.x.links.b.scheme: is missing"),
     (LINK + '[attacks.e]\n[variants.x.attacks.e]\nlinks = ["b"] # <-', "variants.x.attacks.e.links: unknown link 'b'"),
-    (LINK + FIGURE + "[variants.x.evaluation] # <-\nmetrics = ['lpips']", "variants.x.figures.f.metric: 'ssim' is not"),
+    (
+        LINK + FIGURE + "[variants.x.evaluation] # <-\nmetrics = ['lpips']",
+        "variants.x.figures.f.metric: 'accuracy' is not",
+    ),
 ]
 
 
@@ -496,9 +527,9 @@ def test_the_line_of_each_key_is_where_it_was_written(data, tables, end):
             text += (data.draw(st.sampled_from(["", "  "])) + statement.format(k=key)).split("\n")
             text += data.draw(st.lists(st.sampled_from(NOISE), max_size=1))
     whole = end.join(text)
-    found = recipes._lines(whole)
+    found = mistakes._lines(whole)
     assert found == expected | {(): 1}
-    assert set(found) == {(), *recipes._paths(tomllib.loads(whole))}
+    assert set(found) == {(), *mistakes._paths(tomllib.loads(whole))}
 
 
 def test_the_landed_record_of_the_beginning_is_of_the_packaged_recipe():

@@ -181,7 +181,7 @@ def test_mixed_and_adopted_cells_are_remarked(small):
 
     text = report.shown(altered(small, change))
     assert "mixed: precision is fp32 or bf16 in cells of 'train'" in text
-    assert "1 cells were made by other code, proven by a trial" in text
+    assert "1 cell was made by other code, proven by a trial" in text
     assert text.split("\n")[1].endswith(", fp32; " + text.split("\n")[1].split("; ")[1].split(", ")[0] + ", bf16")
 
 

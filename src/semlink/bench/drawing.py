@@ -4,8 +4,8 @@
     evaluate, judge of every link ──> rows ──> curves ──> figure.png, figure.pdf
 
 What is wanted is a ``spec`` of plain values: ``name`` and ``title`` of the figure, its ``metric``, ``links`` as pairs
-of name and the SNR in dB that it was trained at, ``attacks`` (None for all and the links themselves) and ``of``, which
-says of each input by its role which link, attack and seed it is.
+of name and the SNR in dB that it was trained at, ``attacks``, ``own`` (whether the links themselves are shown too) and
+``of``, which says of each input by its role of which step, link, attack and seed it is.
 """
 
 import textwrap
@@ -29,11 +29,10 @@ def read_rows(spec: dict[str, Any], inputs: dict[str, Path]) -> list[Row]:
         SemlinkError: a record is damaged.
     """
     measured = [
-        Measured(link, attack, seed, record.of_step(inputs[role], role.partition(" ")[0]))
-        for role, (link, attack, seed) in spec["of"].items()
+        Measured(link, attack, seed, record.of_step(inputs[role], step))
+        for role, (step, link, attack, seed) in spec["of"].items()
     ]
-    attacks = dict.fromkeys(each.attack for each in measured if each.attack is not None)
-    return list(rows(measured, [link for link, _ in spec["links"]], attacks, [spec["metric"]]))
+    return list(rows(measured, [link for link, _ in spec["links"]], spec["attacks"], [spec["metric"]]))
 
 
 def curves(spec: dict[str, Any], found: Iterable[Row]) -> list[Curve]:
@@ -101,6 +100,5 @@ def called(name: str, metric: str) -> str:
 
 
 def _shown(spec: dict[str, Any], found: Iterable[Row]) -> list[Row]:
-    links, attacks = [name for name, _ in spec["links"]], spec["attacks"]
-    held = [row for row in found if row.metric == spec["metric"] and row.link in links]
-    return held if attacks is None else [row for row in held if row.attack in (*attacks, *BASELINES)]
+    links, attacks = [name for name, _ in spec["links"]], (*spec["attacks"], *BASELINES, *[None] * spec["own"])
+    return [row for row in found if row.metric == spec["metric"] and row.link in links and row.attack in attacks]

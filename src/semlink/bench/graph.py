@@ -151,23 +151,29 @@ class _Builder:
 
     def draw(self, name: str, figure: FigureEntry, recipe: BenchRecipe) -> None:
         """Add the cell of a figure; none if nothing is measured that it shows."""
-        links = recipe.links if figure.links is None else figure.links
-        of: dict[str, Cell] = {}
-        for cell in self.cells:
-            own = cell.step == "evaluate" and figure.attacks is None
-            eve = cell.step == "judge" and (figure.attacks is None or cell.attack in figure.attacks)
-            if cell.link in links and (own or (eve and figure.metric in ATTACK_METRICS)):
-                of[" ".join(filter(None, (cell.step, cell.attack, cell.link, str(cell.seed))))] = cell
+        own, wanted = figure.attacks is None, figure.attacks or recipe.attacks
+        attacks = [name for name in recipe.attacks if name in wanted]
+        shown = [
+            cell
+            for cell in self.cells
+            if cell.link in (figure.links or recipe.links)
+            and (
+                (cell.step == "evaluate" and own)
+                or (cell.step == "judge" and cell.attack in attacks and figure.metric in ATTACK_METRICS)
+            )
+        ]
+        links = dict.fromkeys(cell.link for cell in shown if cell.link)
         spec = {
             "name": name,
             "title": figure.title or recipe.title,
             "metric": figure.metric,
             "links": [[link, recipe.links[link].snr_db] for link in recipe.links if link in links],
-            "attacks": figure.attacks,
-            "of": {role: [cell.link, cell.attack, cell.seed] for role, cell in of.items()},
+            "attacks": attacks,
+            "own": own,
+            "of": {str(i): [cell.step, cell.link, cell.attack, cell.seed] for i, cell in enumerate(shown)},
         }
-        if of:
-            self.add("draw", spec, {role: cell.name for role, cell in of.items()}, None, None, None)
+        if shown:
+            self.add("draw", spec, {str(i): cell.name for i, cell in enumerate(shown)}, None, None, None)
 
     def add(
         self, step: str, spec: Spec, inputs: dict[str, str], link: str | None, attack: str | None, seed: int | None

@@ -16,18 +16,18 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from semlink._errors import SemlinkError, check_name
+from semlink.bench.mistakes import Keys, refuse, shown
 
 #: What the evaluation of a link may measure, and the judgement of an attack on it.
 LINK_METRICS = ("accuracy", "balanced_accuracy", "auc", "average_precision", "psnr_db", "ssim")
 ATTACK_METRICS = ("psnr_db", "ssim", "lpips", "mi_leakage")
 
 T = TypeVar("T")
-Keys = tuple[str, ...]
 
 
 def _registered(kind: str) -> Iterable[str]:
@@ -61,7 +61,7 @@ def _named(kind: str, parted: bool = False) -> AfterValidator:
 def _distinct(values: list[T]) -> list[T]:
     for index, value in enumerate(values):
         if value in values[:index]:
-            raise ValueError(f"{_shown(value)} stands there twice; give each once")
+            raise ValueError(f"{shown(value)} stands there twice; give each once")
     return values
 
 
@@ -73,11 +73,11 @@ def _not_default(name: str) -> str:
 
 def _from_zoo(weights: str) -> str:
     if not re.fullmatch("zoo:.+", weights):
-        raise ValueError(f"expected 'zoo:' and the name of a trained link, not {_shown(weights)}")
+        raise ValueError(f"expected 'zoo:' and the name of a trained link, not {shown(weights)}")
     return weights
 
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .+-]*$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .+-]{0,63}$")]
 Distinct = Annotated[list[T], Field(min_length=1), AfterValidator(_distinct)]
 Decibels = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -241,13 +241,13 @@ def _readings(name: str) -> dict[str, BenchRecipe]:
     document = _parse(file, text)
     content, mistakes = _check(document)
     if mistakes:
-        _refuse(file, text, [((), *mistake) for mistake in mistakes])
+        refuse(file, text, [((), *mistake) for mistake in mistakes])
     readings, found = {"default": content}, []
     for variant, overlay in document.get("variants", {}).items():
         readings[variant], mistakes = _check(_merge(document, overlay))
         found += [(("variants", variant), *mistake) for mistake in mistakes]
     if found:
-        _refuse(file, text, found)
+        refuse(file, text, found)
     return {
         variant: BenchRecipe(name=name, variant=variant, **{key: getattr(read, key) for key in _Content.model_fields})
         for variant, read in readings.items()
@@ -318,7 +318,7 @@ _EXPECTED = {
     "less_than_equal": "at most {le}",
     "literal_error": "{expected}",
     "too_short": "at least {min_length} entry",
-    "string_pattern_mismatch": "a name of letters, digits, spaces and . + -, a letter or digit first",
+    "string_pattern_mismatch": "a name of letters, digits, spaces and . + -, a letter or digit first, 64 at most",
 }
 
 
@@ -351,15 +351,8 @@ def _message(keys: Keys, errors: list[Any]) -> str:
         return _complaints(check_name, "key", key, model.model_fields)[0]
     if first["type"] in _EXPECTED:  # a value of a union is in error once for each member
         expected = " or ".join(_EXPECTED[each["type"]].format(**each.get("ctx", {})) for each in errors)
-        return f"expected {expected}, not {_shown(first['input'])}"
+        return f"expected {expected}, not {shown(first['input'])}"
     return str(first.get("ctx", {}).get("error", first["msg"]))
-
-
-def _shown(value: Any) -> str:
-    """Return a value as TOML writes it; a table or list by its kind."""
-    if isinstance(value, dict | list):
-        return ("a " if value else "an empty ") + ("table" if isinstance(value, dict) else "list")
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | str) else str(value)
 
 
 def _complaints(check: Callable[..., Any], *arguments: Any) -> list[str]:
@@ -412,6 +405,10 @@ def _relations(content: _Content) -> Iterator[tuple[Keys, Callable[..., Any], tu
         for attack in figure.attacks or ():
             yield (*at, "attacks"), check_name, ("attack", attack, content.attacks)
         yield (*at, "metric"), _check_measured, (figure.metric, measured)
+        named = {*(figure.links or ())} <= links.keys() and {*(figure.attacks or ())} <= content.attacks.keys()
+        if named and figure.metric in measured:
+            yield (*at, "metric"), _check_drawn, (figure, content)
+        yield at, _check_file, (name, content.figures)
 
 
 def _check_one_seed(link: LinkEntry) -> None:
@@ -443,57 +440,47 @@ def _check_measured(metric: str, measured: list[str]) -> None:
         raise SemlinkError(f"'{metric}' is not measured; add it to evaluation.metrics, now {', '.join(measured)}")
 
 
-def _refuse(file: Path | Traversable, text: str, mistakes: list[tuple[Keys, Keys, str]]) -> NoReturn:
-    """Raise the first of the mistakes: (variant's keys, keys, message)."""
-    lines = _lines(text)
-    told = {(*_locate(lines, root, keys), message): None for root, keys, message in mistakes}  # defaults' only once
-    line, field, message = min(told, key=lambda each: each[0])
-    more = f" (and {len(told) - 1} more error{'s' * (len(told) > 2)})" if len(told) > 1 else ""
-    raise SemlinkError(f"{file}, line {line}: {field}: {message}{more}")
+def _check_drawn(figure: FigureEntry, content: _Content) -> None:
+    """Refuse a figure that no link and no attack of it has a number for."""
+    links = figure.links or list(content.links)
+    attacks = figure.attacks or list(content.attacks)
+    attacked = [name for name in attacks if {*links} & {*(content.attacks[name].links or content.links)}]
+    if figure.attacks is not None and not attacked:
+        raise SemlinkError("none of its attacks is on any of its links; change 'attacks' or 'links'")
+    if figure.metric in ATTACK_METRICS and attacked:
+        return
+    if figure.attacks is not None:
+        raise SemlinkError(
+            f"'{figure.metric}' is measured of links, not of attacks; leave 'attacks' out, or take one of: "
+            f"{', '.join(ATTACK_METRICS)}"
+        )
+    offered = dict.fromkeys(metric for link in links for metric in _offered(content.links[link]))
+    if figure.metric not in offered:
+        raise SemlinkError(
+            f"none of its links is measured by '{figure.metric}', and no attack is; they offer: {_few(offered)}"
+        )
 
 
-def _locate(lines: dict[Keys, int], root: Keys, keys: Keys) -> tuple[int, str]:
-    """Return the line and the name of a field: as it stands under ``root``, else in the defaults there.
+def _offered(link: LinkEntry) -> list[str]:
+    """Return the metrics of a link's task, those of attributes one by one."""
+    from semlink import data
 
-    A field that is in neither has the line of the nearest table that would hold it.
-    """
-    own = known = (*root, *keys)
-    default = (*root, "defaults", *keys[2:])
-    if own not in lines and keys[0] == "links" and len(keys) > 2 and default in lines:
-        own = known = default
-    while known not in lines:
-        known = known[:-1]
-    return lines[known], ".".join(key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _shown(key) for key in own)
+    shown = data.describe(link.data)
+    kind, _, chosen = (link.task or ("classify" if shown.kind == "classes" else "attributes")).partition(":")
+    if kind == "attributes":
+        names = chosen.split(",") if chosen else shown.attributes
+        return [f"{metric}.{name}" for metric in LINK_METRICS[:4] for name in names]
+    return list(LINK_METRICS[:2] if kind == "classify" else LINK_METRICS[4:])
 
 
-def _lines(text: str) -> dict[Keys, int]:
-    """Return the line of every key of a valid TOML text, by the keys that lead to it.
-
-    tomllib tells no lines, so the text is cut into statements, each as many lines as tomllib needs to read it.
-    """
-    lines: dict[Keys, int] = {(): 1}
-    table: Keys = ()
-    first, statement = 1, ""
-    for number, line in enumerate(text.split("\n"), 1):
-        statement += line + "\n"
-        try:
-            paths = list(_paths(tomllib.loads(statement)))
-        except ValueError:
-            continue  # a list or a string that goes on
-        if statement.lstrip().startswith("["):
-            table = paths[-1]
-            lines[table] = first  # though a table below it may have stood above
-            paths = [table[:depth] for depth in range(len(table))]
-        else:
-            paths = [table + path for path in paths]
-        for path in paths:
-            lines.setdefault(path, first)
-        first, statement = number + 1, ""
-    return lines
+def _few(names: Iterable[str]) -> str:
+    every = list(names)
+    return ", ".join(every[:4]) + (f" and {len(every) - 4} more" if len(every) > 4 else "")
 
 
-def _paths(value: Any) -> Iterator[Keys]:
-    """Yield the keys that lead to each value of nested tables, a table's own before those in it."""
-    for key, inner in value.items() if isinstance(value, dict) else ():
-        yield (key,)
-        yield from ((key, *path) for path in _paths(inner))
+def _check_file(name: str, figures: Iterable[str]) -> None:
+    for other in figures:
+        if other == name:
+            return
+        if other.replace(" ", "-").lower() == name.replace(" ", "-").lower():
+            raise SemlinkError(f"figures '{other}' and '{name}' would be the same file; rename one")

@@ -312,15 +312,18 @@ def write(graph: Graph, store: Store) -> tuple[BenchRecord, Path]:
 def draw(graph: Graph, store: Store, found: BenchRecord) -> list[Path]:
     """Put the figures of a bench beside its record and return their paths, PNG before PDF.
 
-    A figure whose cell is done is copied. Of another those links are drawn that are there, and it says so.
+    A figure whose cell is done is copied. Of another those links are drawn that are there, and it says so; one that
+    could not be drawn though all of them are is left out.
     """
     folder, paths = folder_of(graph.recipe, store), list[Path]()
     for cell in graph.cells:
         if cell.step != "draw":
             continue
-        of, done = list(cell.inputs.values()), store.state(cell.name) == "done"
+        done, of = store.is_sound(cell.name), list(cell.inputs.values())
         there = sum(store.state(name) == "done" for name in of)
-        for name in drawing.FILES if done or drawing.curves(cell.spec, found.rows) else ():
+        if not done and (there == len(of) or not drawing.curves(cell.spec, found.rows)):
+            continue
+        for name in drawing.FILES:
             path = folder / f"{cell.spec['name'].replace(' ', '-')}{Path(name).suffix}"
             if done:
                 with atomic_path(path) as part:

@@ -187,6 +187,8 @@ def prover(store: Store, device: torch.device, reason: str, note: Callable[[str]
                 torch.set_num_threads(threads)
             if own["machine"] != held["machine"] or own["precision"] != held["precision"]:
                 note(f"{cell.label} was made on another machine or with other libraries; its bits cannot be compared")
+            elif not own["sha256"]:
+                note(f"{cell.label}: what it is made of is not there, so that nothing can be compared")
             elif own["sha256"] != held["sha256"]:
                 note(f"{cell.label}: this code gives other results than the code that made {folder.name}")
             else:

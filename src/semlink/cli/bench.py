@@ -99,18 +99,23 @@ class Bench(_Stored):
             graph.save(results.folder_of(recipe, store))
             outcome = runner.run(graph, store, engine, board)
         found, path = results.write(graph, store)
-        drawn = results.draw(graph, store, found)
-        if self.out and self.out.resolve() != path.parent.resolve():
-            self.out.mkdir(parents=True, exist_ok=True)
-            for each in [path, *drawn]:
-                shutil.copyfile(each, self.out / each.name)
-        if self.json:
-            say(found.model_dump_json())
-        else:
-            figures = [f"Figure: {each}" for each in drawn if each.suffix == ".png"]
-            say(report.shown(found), "", f"Record: {path}", *figures)
+        self._copy([path])
+        say(found.model_dump_json() if self.json else f"{report.shown(found)}\n\nRecord: {path}")
         _complain(graph, store, outcome)
+        drawn = results.draw(graph, store, found)
+        self._copy(drawn)
+        if drawn and not self.json:
+            say(*(f"Figure: {each}" for each in drawn if each.suffix == ".png"))
         return 1 if outcome.failed else 0
+
+    def _copy(self, files: list[Path]) -> None:
+        """Put ``files`` where ``out`` says, if anywhere."""
+        if self.out is None:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        for each in files:
+            if self.out.resolve() != each.parent.resolve():
+                shutil.copyfile(each, self.out / each.name)
 
 
 @dataclass(kw_only=True)

@@ -176,7 +176,8 @@ def _remarks(found: BenchRecord) -> list[str]:
         lines.append("an attack that is not converged supports no claim that a defence survives")
     lines += [f"mixed: {sentence}" for sentence in found.mixed()]
     if taken := sum(bool(cell.declared) for cell in found.cells):
-        lines.append(f"{taken} cells were made by other code, proven by a trial to give the same bits")
+        cells = "1 cell was" if taken == 1 else f"{taken} cells were"
+        lines.append(f"{cells} made by other code, proven by a trial to give the same bits")
     missing = found.missing
     lines.append(f"missing: {len(missing)} of {len(found.cells)} cells" if missing else "no cell is missing")
     seeds: dict[str, list[str]] = {}
