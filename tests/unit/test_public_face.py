@@ -37,7 +37,7 @@ def test_exported_names():
 
 def test_keys():
     assert {"deepjscc", "deepjscc-encryption"} <= set(semlink.schemes.keys())
-    assert semlink.attacks.keys() == ["inversion"]
+    assert semlink.attacks.keys() == ["generative", "inversion", "inversion-plain", "inversion-unet"]
     assert semlink.channels.keys() == ["awgn", "rayleigh", "rician"]
 
 
