@@ -37,7 +37,8 @@ def test_exported_names():
 
 def test_keys():
     assert {"deepjscc", "deepjscc-encryption"} <= set(semlink.schemes.keys())
-    assert semlink.attacks.keys() == ["generative", "inversion", "inversion-plain", "inversion-unet"]
+    decoders = ["inversion", "inversion-plain", "inversion-unet"]
+    assert semlink.attacks.keys() == ["generative", *decoders, "set-inversion", "sorted-inversion"]
     assert semlink.channels.keys() == ["awgn", "rayleigh", "rician"]
 
 

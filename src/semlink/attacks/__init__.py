@@ -1,11 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adversaries, one file each, found by key."""
+"""Adversaries, one file each; those that train a decoder are found by key."""
 
 from semlink.attacks.base import Attack, Tap, Threat, attacks
 from semlink.attacks.baselines import class_means, mean_image
 from semlink.attacks.generative import Generative
-from semlink.attacks.inversion import Inversion
+from semlink.attacks.invariant import SetInversion, SortedInversion
+from semlink.attacks.inversion import Inversion, PlainInversion, UNetInversion
+from semlink.attacks.optimisation import Explained, Learned, Smooth, encoder_of, explain
+from semlink.attacks.shuffling import FoundKey, ciphertext_only, fraction_correct, known_plaintext, recovery_curve
 
 keys = attacks.keys
 
-__all__ = ["Attack", "Generative", "Inversion", "Tap", "Threat", "attacks", "class_means", "keys", "mean_image"]
+__all__ = [
+    "Attack",
+    "Explained",
+    "FoundKey",
+    "Generative",
+    "Inversion",
+    "Learned",
+    "PlainInversion",
+    "SetInversion",
+    "Smooth",
+    "SortedInversion",
+    "Tap",
+    "Threat",
+    "UNetInversion",
+    "attacks",
+    "ciphertext_only",
+    "class_means",
+    "encoder_of",
+    "explain",
+    "fraction_correct",
+    "keys",
+    "known_plaintext",
+    "mean_image",
+    "recovery_curve",
+]
