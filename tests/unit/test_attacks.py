@@ -209,7 +209,7 @@ def test_an_attack_with_the_key_of_a_scheme_that_has_none_is_refused():
 
 
 def test_a_threat_says_what_it_is():
-    assert Threat(7.0, True).describe() == {"snr_db": 7.0, "with_secret": True}
+    assert Threat(7.0, True).describe() == {"snr_db": 7.0, "with_secret": True, "antennas": 1}
 
 
 def test_the_loss_is_the_sum_of_mean_squared_error_and_mean_perceptual_distance(weights):

@@ -100,7 +100,7 @@ def test_what_is_left_out(bench):
 title = "t"
 name = "bench"
 variant = "default"
-attacks.e = { attack = "inversion", with_secret = false, perceptual = "none" }
+attacks.e = { attack = "inversion", with_secret = false, antennas = 1, perceptual = "none" }
 figures.f = { metric = "accuracy" }
 [links.a]
 scheme = "deepjscc"

@@ -8,9 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from semlink._errors import check_whole
 from semlink._registry import Registry
 from semlink.nn import Phase
 from semlink.nn.objective import Optimiser
+from semlink.phy.combining import combine
 from semlink.schemes import Link, Sent
 
 
@@ -19,14 +21,19 @@ class Threat:
     """The eavesdropper's means.
 
     Attributes:
-        snr_db: Es/N0 on her own channel, in dB; her noise is never Bob's.
+        snr_db: Es/N0 on her own channel, in dB, at each antenna; her noise is never Bob's.
         with_secret: she holds the scheme's key.
+        antennas: of hers, or of those who collude; each has gains and noise of its own, and all are combined.
     """
 
     snr_db: float
     with_secret: bool = False
+    antennas: int = 1
 
-    def describe(self) -> dict[str, float | bool]:
+    def __post_init__(self) -> None:
+        check_whole("antennas", self.antennas)
+
+    def describe(self) -> dict[str, bool | int | float]:
         """Return what a record says of the threat."""
         return asdict(self)
 
@@ -59,7 +66,8 @@ class Tap:
     @torch.no_grad()
     def hear(self, sent: Sent, generator: torch.Generator, snr_db: float | None = None) -> Tensor:
         """Return what is heard of ``sent``, at ``snr_db`` instead of the threat's own if that is given."""
-        received = self._link.channel(sent.symbols, self.threat.snr_db if snr_db is None else snr_db, generator)
+        level = self.threat.snr_db if snr_db is None else snr_db
+        received = combine([self._link.channel(sent.symbols, level, generator) for _ in range(self.threat.antennas)])
         return self._link.scheme.observe(received, sent.header, self.threat.with_secret)
 
 

@@ -240,12 +240,15 @@ def _link_spec(entry: LinkEntry, seed: int, name: str) -> tuple[Spec, str]:
 def _attack_spec(entry: AttackEntry, link: LinkEntry, seed: int) -> Spec:
     eve_snr_db = link.snr_db if entry.snr_db is None else entry.snr_db
     name, channels = entry.preset or link.preset, data.describe(link.data).image_shape[0]
-    plan = attacker.Plan(entry.attack, Threat(eve_snr_db, entry.with_secret), name, entry.perceptual, seed, "fp32")
+    plan = attacker.Plan(
+        entry.attack, Threat(eve_snr_db, entry.with_secret, entry.antennas), name, entry.perceptual, seed, "fp32"
+    )
     sizes = plan.sizes(channels) | {"schedule": asdict(preset(name).scale(channels).attack)}
     return {
         "attack": entry.attack,
         "eve_snr_db": eve_snr_db,
         "with_secret": entry.with_secret,
+        "antennas": entry.antennas,
         "preset": name,
         "perceptual": entry.perceptual,
         "attack_seed": seed,

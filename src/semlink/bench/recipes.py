@@ -118,13 +118,14 @@ class LinkEntry(_Strict):
 class AttackEntry(_Strict):
     """An attack on ``links`` (None: on all), at the link's own ``snr_db`` and ``preset`` where these are None.
 
-    ``snr_db`` is Es/N0 on the eavesdropper's channel while she trains, in dB.
+    ``snr_db`` is Es/N0 on the eavesdropper's channel while she trains, in dB, at each of her ``antennas``.
     """
 
     attack: AttackName = "inversion"
     links: Distinct[str] | None = None
     with_secret: bool = False
     snr_db: Decibels | None = None
+    antennas: Annotated[int, Field(ge=1, le=64)] = 1
     preset: PresetName | None = None
     perceptual: Literal["vgg16", "none"] = "none"
 
@@ -174,6 +175,9 @@ class BenchRecipe(_Content):
         for link in content["links"].values():
             if link["start"] is None:  # said by silence, so that recipes older than this key keep their hash
                 del link["start"]
+        for attack in content["attacks"].values():
+            if attack["antennas"] == 1:
+                del attack["antennas"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

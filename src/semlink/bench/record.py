@@ -121,7 +121,7 @@ class EvaluateRecord(Record):
 
 class _Trained(Record):
     attack: str
-    threat: dict[str, float | bool]
+    threat: dict[str, bool | int | float]
     settings: dict[str, Any]
     converged: bool
     last_fifth_fall: float | None

@@ -293,7 +293,7 @@ def read_plan(folder: Path) -> attacker.Plan:
 
 
 def _plan(spec: Spec, device: torch.device) -> attacker.Plan:
-    threat = Threat(spec["eve_snr_db"], spec["with_secret"])
+    threat = Threat(spec["eve_snr_db"], spec["with_secret"], spec["antennas"])
     precision = resolve_precision(device, spec["precision"])
     return attacker.Plan(spec["attack"], threat, spec["preset"], spec["perceptual"], spec["attack_seed"], precision)
 

@@ -182,6 +182,8 @@ class Attack(Common):
     """Es/N0 on the eavesdropper's own channel, in dB; the link's own if left out."""
     with_key: bool = False
     """The eavesdropper holds the key."""
+    antennas: int = 1
+    """Of the eavesdropper, or of those who collude; all that they hear is combined."""
     perceptual: Literal["vgg16", "none"] = "vgg16"
     """Perceptual loss of the attacker; vgg16 needs the weights in SEMLINK_DATA."""
     precision: str = "auto"
@@ -202,7 +204,7 @@ class Attack(Common):
         with ScreenProgress(self.attack) as watch:
             path = attack(
                 self.folder,
-                Threat(snr_db, self.with_key),
+                Threat(snr_db, self.with_key, self.antennas),
                 device,
                 name=self.attack,
                 perceptual=self.perceptual,

@@ -139,6 +139,7 @@ def _attack_details(attack: JudgeRecord) -> dict[str, str]:
     return {
         "attack": attack.attack,
         "snr_db": f"at {attack.threat['snr_db']:g} dB",
+        "antennas": f"{attack.threat.get('antennas', 1)} antennas",
         "taps": f"trained with {taps} layers of VGG16" if taps else "trained on MSE",
         **{name: f"{name} {attack.settings.get(name)}" for name in ("perceptual", "width", "seed", "precision")},
     }

@@ -60,7 +60,8 @@ def evaluated(done: EvaluateRecord) -> str:
 def attacked(done: JudgeRecord, path: Path) -> str:
     """Return what ``semlink attack`` prints: a line for the attack and for each baseline."""
     key = " with the key" if done.threat["with_secret"] else ""
-    lines = [f"{done.attack} on {done.recipe.scheme}{key}, Eve at {done.threat['snr_db']} dB, 95 % intervals"]
+    at = f"{done.threat['snr_db']} dB{antennas(done)}"
+    lines = [f"{done.attack} on {done.recipe.scheme}{key}, Eve at {at}, 95 % intervals"]
     lines += _aligned({"attack": done.results, **done.baselines})
     if not done.converged:
         fall = done.last_fifth_fall
@@ -101,3 +102,9 @@ def columns(rows: list[list[str]]) -> list[str]:
     """Return a line a row, cells padded so that columns line up."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def antennas(done: JudgeRecord) -> str:
+    """Return what is to be added to the eavesdropper's SNR if she has several antennas."""
+    count = done.threat.get("antennas", 1)
+    return f" at each of {count} antennas" if count > 1 else ""
