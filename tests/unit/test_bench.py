@@ -374,7 +374,7 @@ def test_the_record_of_an_attack(attacked, sets):
     assert set(said.results) == {"psnr_db", "ssim", "mi_leakage"}
     assert set(said.baselines) == {"mean_image", "class_mean"}
     assert said.settings["perceptual"] == "none"
-    assert said.threat == {"snr_db": 12.0, "with_secret": False}
+    assert said.threat == {"snr_db": 12.0, "with_secret": False, "antennas": 1}
     assert all(measured.n == 512 for measured in said.results.values())
     images, targets = sets.test.batch(torch.arange(512))
     own, own_targets = sets.attacker.batch(torch.arange(len(sets.attacker)))
