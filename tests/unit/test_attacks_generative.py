@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from semlink import phy
+from semlink._errors import SemlinkError
 from semlink.attacks import Tap, Threat
 from semlink.attacks.generative import SAMPLES, Generative
 from semlink.nn import Backbone, Optimiser
@@ -89,3 +90,8 @@ def test_what_is_heard_well_leaves_no_choice(eve):
     drawn = eve.sample(heard.repeat_interleave(50, 0), torch.Generator().manual_seed(3)).flatten(1).mean(1)
     assert (drawn[:50] > 0.5).all()
     assert (drawn[50:] < 0.5).float().mean() > 0.9
+
+
+def test_a_perceptual_loss_is_refused_and_not_ignored(eve):
+    with pytest.raises(SemlinkError, match="has no perceptual loss; use it with perceptual 'none'"):
+        Generative(eve.tap, 32, taps=2)

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semlink._errors import SemlinkError
 from semlink.attacks.base import Attack, Tap, attacks
 from semlink.nn import ImageDecoder
 
@@ -74,13 +75,17 @@ class Generative(Attack):
     Args:
         tap: what she hears.
         width: channels of the draft's decoder at 4x4; the velocity network has a quarter of them.
-        taps: not used: a flow learns the distribution of images, perceptual distance and all.
+        taps: VGG16 layers of a perceptual loss; 0, for a flow learns the distribution of images and has no use for one.
+
+    Raises:
+        SemlinkError: a perceptual loss is asked for.
     """
 
     most_images = 1000  # each is drawn SAMPLES times in STEPS steps
 
     def __init__(self, tap: Tap, width: int, taps: int) -> None:
-        del taps
+        if taps:
+            raise SemlinkError("attack 'generative' has no perceptual loss; use it with perceptual 'none'")
         super().__init__(tap)
         self.decoder = ImageDecoder(tap.features, tap.image_shape, width)
         self.velocity = Velocity(tap.features, tap.image_shape[0], width)
