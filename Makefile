@@ -12,8 +12,8 @@ quickstart: install
 # One thread a test process: on two cores two processes of one thread beat one of two.
 test: export OMP_NUM_THREADS = 1
 test: install-test
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2

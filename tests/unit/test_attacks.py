@@ -10,15 +10,17 @@ from safetensors.torch import save_file
 
 from semlink import attacks, phy
 from semlink._errors import SemlinkError
-from semlink.attacks import Inversion, Tap, Threat, class_means, mean_image
+from semlink.attacks import Inference, Inversion, Tap, Threat, class_means, mean_image
 from semlink.bench import attacker, links, make_recipe, preset
 from semlink.bench.attacker import fingerprint
-from semlink.data import ImageSet
+from semlink.data import ImageSet, describe
 from semlink.nn import Backbone, Optimiser
 from semlink.schemes import DeepJSCC, DeepJSCCEncryption, Design, Key, Link, Scheme, Sent, Task
 
 SHAPE = (1, 8, 8)
-every_attack = pytest.mark.parametrize("name", attacks.keys())
+EVERY = attacks.keys()
+every_attack = pytest.mark.parametrize("name", EVERY)
+every_black_box = pytest.mark.parametrize("name", [key for key in EVERY if not attacks.attacks[key].sees])
 
 
 class Pixels(Scheme):
@@ -37,6 +39,13 @@ def link_of(kind=DeepJSCC, shape=SHAPE, uses=8, snr_db=12.0):
     if scheme.secret is not None:
         scheme.key = Key.for_test(0)
     return Link(scheme, phy.AWGN(), snr_db)
+
+
+def built(name, link):
+    """The attack on a link with three classes."""
+    kind = attacks.attacks[name]
+    sizes = {"kind": "classes", "outputs": 3} if issubclass(kind, Inference) else {"taps": 0}
+    return kind(Tap(link, Threat(12.0), kind.sees), width=16, **sizes)
 
 
 def images_of(count, seed=0, shape=SHAPE):
@@ -79,17 +88,17 @@ def weights(tmp_path, monkeypatch):
     monkeypatch.setenv("SEMLINK_DATA", str(tmp_path))
 
 
-@every_attack
+@every_black_box
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 64, 64)])
 @pytest.mark.parametrize("kind", [DeepJSCC, DeepJSCCEncryption])
 def test_every_parameter_of_an_attack_gets_gradient_and_the_victims_get_none(name, shape, kind):
     link = link_of(kind, shape, 16)
-    attack = attacks.attacks[name](Tap(link, Threat(12.0)), width=16, taps=0)
+    attack = built(name, link)
     (phase,) = attack.phases(Optimiser())
     assert {id(p) for p in phase.parameters} == {id(p) for p in attack.parameters()}
     assert not {id(p) for p in phase.parameters} & {id(p) for p in link.scheme.parameters()}
     attack.train()
-    phase.module(torch.rand(6, *shape), torch.zeros(6).long(), torch.Generator().manual_seed(0))["loss"].backward()
+    phase.module(torch.rand(6, *shape), torch.arange(6) % 3, torch.Generator().manual_seed(0))["loss"].backward()
     for label, parameter in attack.named_parameters():
         assert parameter.grad is not None, label
         reached = parameter.grad.flatten(1).abs().sum(1) if parameter.ndim > 1 else parameter.grad
@@ -100,29 +109,33 @@ def test_every_parameter_of_an_attack_gets_gradient_and_the_victims_get_none(nam
 @every_attack
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_attack_trains_and_draws_in_either_precision(name, precision, tmp_path):
-    recipe = make_recipe("deepjscc", preset="smoke")
+    victim = "deepjscc-lbvq" if "codebook" in attacks.attacks[name].sees else "deepjscc"
+    recipe = make_recipe(victim, preset="smoke")
     link, sets = links.build(recipe), links.image_sets(recipe)
     few = dataclasses.replace(sets, attacker=sets.attacker.subset(torch.arange(128)))
     plan = attacker.Plan(name, Threat(12.0), "smoke", "none", 0, precision)
-    eve = attacker.build(link, plan)
+    eve = attacker.build(link, plan, describe("digits"))
     history = attacker.fit(eve, few, preset("smoke").grey.attack, plan, tmp_path, torch.device("cpu"))
     assert all(math.isfinite(row["validation"]["loss"]) for row in history)
     with torch.no_grad():
-        drawn = eve.eval().reconstruct(torch.randn(4, eve.tap.features))
-    assert (drawn.shape, drawn.dtype) == ((4, 1, 28, 28), torch.float32)
+        heard = torch.randn(4, eve.tap.features)
+        made = eve.eval().infer(heard, 12.0) if isinstance(eve, Inference) else eve.reconstruct(heard, 12.0)
+    assert (made.shape, made.dtype) == ((4, 10) if isinstance(eve, Inference) else (4, 1, 28, 28), torch.float32)
 
 
-@every_attack
+@every_black_box
 @pytest.mark.parametrize("kind", [DeepJSCC, DeepJSCCEncryption])
 @pytest.mark.parametrize("left_in_training", [False, True])
 def test_training_an_attack_leaves_its_victim_byte_identical(name, kind, left_in_training):
     link = link_of(kind)
     link.scheme.train(left_in_training)  # a careless caller: BatchNorm would go on measuring
     before = fingerprint(link.scheme)
-    attack = attacks.attacks[name](Tap(link, Threat(12.0)), width=16, taps=0)
+    attack = built(name, link)
     own = fingerprint(attack)
     train(attack, images_of(64), 5)
-    attack.reconstruct(attack.tap.intercept(images_of(3), torch.Generator()))
+    (attack.infer if isinstance(attack, Inference) else attack.reconstruct)(
+        attack.tap.intercept(images_of(3), torch.Generator()), 12.0
+    )
     assert fingerprint(link.scheme) == before
     assert fingerprint(attack) != own
     assert not link.scheme.training
@@ -154,8 +167,13 @@ def test_a_tap_gives_features_and_no_way_back(kind, uses):
         "hear",
         "image_shape",
         "intercept",
+        "sees",
+        "send",
         "threat",
+        "victim",
     ]
+    with pytest.raises(RuntimeError, match="does not state"):
+        _ = tap.victim
     attack = Inversion(tap, 16, 0)
     assert not any(module is link.scheme for module in attack.modules())
     assert not any("scheme" in name or "encoder" in name for name in attack.state_dict())
@@ -209,7 +227,7 @@ def test_an_attack_with_the_key_of_a_scheme_that_has_none_is_refused():
 
 
 def test_a_threat_says_what_it_is():
-    assert Threat(7.0, True).describe() == {"snr_db": 7.0, "with_secret": True, "antennas": 1}
+    assert Threat(7.0, True).describe() == Threat(6.0).describe() | {"snr_db": 7.0, "with_secret": True}
 
 
 def test_the_loss_is_the_sum_of_mean_squared_error_and_mean_perceptual_distance(weights):
@@ -248,7 +266,7 @@ def test_reconstructions_lie_in_0_1_and_reach_both_ends():
     attack = Inversion(Tap(link_of(), Threat(12.0)), 16, taps=0).eval()
     torch.nn.init.normal_(attack.decoder.draw.weight, std=20.0)
     heard = attack.tap.intercept(images_of(9), torch.Generator().manual_seed(0))
-    raw, drawn = attack.decoder(heard), attack.reconstruct(heard)
+    raw, drawn = attack.decoder(heard), attack.reconstruct(heard, 12.0)
     assert drawn.shape == (9, *SHAPE)
     assert torch.equal(drawn, raw.clamp(0, 1))
     assert (drawn.min(), drawn.max()) == (0, 1)
@@ -260,7 +278,7 @@ def test_the_decoder_draws_what_an_identity_code_gives_away():
     attack = Inversion(Tap(link, Threat(60.0)), 32, taps=0)
     train(attack, images_of(2000), 400)
     test = images_of(200, seed=9)
-    drawn = attack.reconstruct(attack.tap.intercept(test, torch.Generator().manual_seed(5))).detach()
+    drawn = attack.reconstruct(attack.tap.intercept(test, torch.Generator().manual_seed(5)), 12.0).detach()
     floor = psnr(images_of(2000).mean(0).expand_as(test), test)
     reached = psnr(drawn, test)
     assert reached > 20
@@ -275,7 +293,7 @@ def drawn_at(name, snr_db, steps):
     train(attack, images_of(2000), steps)
     test = images_of(200, seed=9)
     with torch.no_grad():
-        return attack.reconstruct(attack.tap.intercept(test, torch.Generator().manual_seed(5))), test
+        return attack.reconstruct(attack.tap.intercept(test, torch.Generator().manual_seed(5)), 12.0), test
 
 
 @pytest.mark.parametrize("name", ["inversion-plain", "inversion", "inversion-unet"])
@@ -305,7 +323,7 @@ def test_no_mean_image_is_beaten_where_nothing_is_heard():
     train(attack, images_of(2000), 100)
     test = images_of(400, seed=9)
     with torch.no_grad():
-        drawn = attack.reconstruct(attack.tap.intercept(test, torch.Generator().manual_seed(5)))
+        drawn = attack.reconstruct(attack.tap.intercept(test, torch.Generator().manual_seed(5)), 12.0)
     assert psnr(drawn, test) < psnr(test.mean(0).expand_as(test), test) + 0.3
 
 
@@ -339,3 +357,12 @@ def test_the_mean_image_has_the_least_squared_error_of_all_constants():
 def test_unknown_attacks_are_refused_with_the_nearest_name():
     with pytest.raises(SemlinkError, match="unknown attack 'invertion'; did you mean 'inversion'"):
         attacks.attacks["invertion"]
+
+
+@pytest.mark.parametrize("scheme", ["vl-vfe", "deepjscc-lbvq"])
+def test_she_learns_from_what_the_victim_sends_whatever_arithmetic_she_trains_in(scheme):
+    link = links.build(make_recipe(scheme, preset="smoke"))
+    tap, images = Tap(link, Threat(12.0)), torch.rand(16, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    plain = tap.intercept(images, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(tap.intercept(images, torch.Generator().manual_seed(0)), plain)

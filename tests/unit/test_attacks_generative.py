@@ -74,11 +74,11 @@ def test_samples_are_images_that_could_have_been_sent_as_often_as_the_posterior_
 def test_the_reconstruction_is_the_mean_of_samples_and_near_the_posteriors(eve):
     heard = torch.tensor([[0.0, 0.0], [-0.3, -0.3], [0.6, 0.6], [-0.9, -0.9]]).repeat(40, 1)
     wanted = DARK + (BRIGHT - DARK) * posterior(heard)
-    drawn = eve.reconstruct(heard)
+    drawn = eve.reconstruct(heard, 12.0)
     by_kind = drawn.flatten(1).mean(1).unflatten(0, (40, 4)).mean(0)
     error = 0.3 / (SAMPLES * 40) ** 0.5
     assert ((by_kind - wanted[:4]).abs() < 4 * error + 0.03).all(), (by_kind, wanted[:4])
-    assert torch.equal(drawn, eve.reconstruct(heard))
+    assert torch.equal(drawn, eve.reconstruct(heard, 12.0))
     generator = torch.Generator().manual_seed(0)
     mean = torch.stack([eve.sample(heard, generator) for _ in range(SAMPLES)]).mean(0)
     assert torch.equal(drawn, mean)

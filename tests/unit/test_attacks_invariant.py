@@ -8,6 +8,7 @@ from semlink import phy
 from semlink.attacks import Inversion, Tap, Threat, attacks
 from semlink.attacks.invariant import Pooled, SetInversion, Sorted, SortedInversion
 from semlink.bench.attacker import Plan, build
+from semlink.data import describe
 from semlink.nn import Backbone, ImageDecoder, Optimiser
 from semlink.schemes import DeepJSCCEncryption, Design, Key, Link, Scheme, Sent, Task
 
@@ -60,11 +61,11 @@ def lit(count, seed):
 @pytest.mark.parametrize("name", KINDS)
 def test_they_are_found_by_key_and_built_as_every_attack(name):
     assert attacks[name] is KINDS[name]
-    attack = build(link_of(), Plan(name, Threat(12.0), "smoke", "none", 0, "fp32"))
+    attack = build(link_of(), Plan(name, Threat(12.0), "smoke", "none", 0, "fp32"), describe("digits"))
     assert type(attack) is KINDS[name]
     assert isinstance(attack, Inversion)
     torch.manual_seed(0)
-    again = build(link_of(), Plan(name, Threat(12.0), "smoke", "none", 0, "fp32"))
+    again = build(link_of(), Plan(name, Threat(12.0), "smoke", "none", 0, "fp32"), describe("digits"))
     for label, value in attack.state_dict().items():
         assert torch.equal(value, again.state_dict()[label]), f"{label} follows from the plan's seed"
 
@@ -107,7 +108,7 @@ def test_shapes_range_and_that_every_parameter_gets_gradient(kind, shape):
     assert all(p.grad is None for p in link.scheme.parameters())
     attack.eval()
     torch.nn.init.normal_(attack.decoder[-1].shortcut.weight, std=20.0)
-    drawn = attack.reconstruct(attack.tap.intercept(images, seeded(2)))
+    drawn = attack.reconstruct(attack.tap.intercept(images, seeded(2)), 12.0)
     assert drawn.shape == (6, *shape)
     assert drawn.dtype == torch.float32
     assert (drawn.min(), drawn.max()) == (0, 1)
@@ -164,6 +165,6 @@ def test_they_draw_what_fresh_keys_leave(kind, victim):
     attack.eval()
     test = lit(200, 2)
     with torch.no_grad():
-        drawn = attack.reconstruct(attack.tap.intercept(test, generator))
+        drawn = attack.reconstruct(attack.tap.intercept(test, generator), 12.0)
     error, ignorant = ((each - test).square().mean() for each in (drawn, images.mean(0).expand_as(test)))
     assert error < ignorant / 10

@@ -14,6 +14,7 @@ from semlink import data, phy
 from semlink._errors import SemlinkError
 from semlink.attacks import Inversion, Threat
 from semlink.bench import (
+    answering,
     attack,
     attacker,
     code,
@@ -215,7 +216,7 @@ def test_without_noise_the_evaluation_is_the_accuracy_of_the_link(run, sets):
 
 def test_each_image_is_encoded_once_and_its_draws_are_averaged_first(run, sets, monkeypatch):
     n, encoded, utilities = len(sets.test), 0, []
-    transmit, accuracy = Link.transmit, evaluator.accuracy
+    transmit, accuracy = Link.transmit, answering.accuracy
 
     def counting(self, images, generator=None):
         nonlocal encoded
@@ -227,7 +228,7 @@ def test_each_image_is_encoded_once_and_its_draws_are_averaged_first(run, sets, 
         return accuracy(utility)
 
     monkeypatch.setattr(Link, "transmit", counting)
-    monkeypatch.setattr(evaluator, "accuracy", spying)
+    monkeypatch.setattr(answering, "accuracy", spying)
     said = evaluate(run, [0.0, 12.0], 3, 0, CPU)
     assert encoded == n
     assert [utility.shape for utility in utilities] == [(3, n), (3, n)]
@@ -374,7 +375,7 @@ def test_the_record_of_an_attack(attacked, sets):
     assert set(said.results) == {"psnr_db", "ssim", "mi_leakage"}
     assert set(said.baselines) == {"mean_image", "class_mean"}
     assert said.settings["perceptual"] == "none"
-    assert said.threat == {"snr_db": 12.0, "with_secret": False, "antennas": 1}
+    assert said.threat == Threat(12.0).describe()
     assert all(measured.n == 512 for measured in said.results.values())
     images, targets = sets.test.batch(torch.arange(512))
     own, own_targets = sets.attacker.batch(torch.arange(len(sets.attacker)))

@@ -100,8 +100,16 @@ def test_what_is_left_out(bench):
 title = "t"
 name = "bench"
 variant = "default"
-attacks.e = { attack = "inversion", with_secret = false, antennas = 1, perceptual = "none" }
-figures.f = { metric = "accuracy" }
+[attacks.e]
+attack = "inversion"
+with_secret = false
+antennas = 1
+transmissions = 1
+csi = true
+read = false
+perceptual = "none"
+[figures.f]
+metric = "accuracy"
 [links.a]
 scheme = "deepjscc"
 options = {}
@@ -375,7 +383,7 @@ FIELDS = [
     (LINK + '[figures.f]\nmetric = "ssim" # <-', "figures.f.metric: none of its links is measured by 'ssim', and no"),
     (
         LINK + '[attacks.x]\n[figures.f]\nmetric = "accuracy" # <-\nattacks = ["x"]',
-        "figures.f.metric: 'accuracy' is measured of links, not of attacks; leave 'attacks' out, or take one of: psnr",
+        "figures.f.metric: 'accuracy' is not measured of its attacks; leave 'attacks' out, or take one of: psnr_db, ss",
     ),
     (
         LINK + '[links.b]\nscheme = "deepjscc"\n[attacks.x]\nlinks = ["b"]\n[figures.f]\nmetric = "ssim" # <-\n'

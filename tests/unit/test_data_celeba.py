@@ -211,7 +211,12 @@ def test_persons_must_not_be_shared(faces: Path) -> None:
     persons = {number: number // 3 if number < 40 else 1000 + number for number in range(1, 81)}
     lines = [f"{number:06d}.jpg {person}" for number, person in persons.items()]
     identity.write_text("\n".join(lines))
-    assert "identities checked" in data.load("celeba").provenance["source"]
+    for _ in range(2):  # as it is prepared, and from the cache
+        sets = data.load("celeba")
+        assert "identities checked" in sets.provenance["source"]
+        assert sets.test.persons is not None
+        assert sorted(sets.test.persons.tolist()) == [1000 + number for number in range(53, 61)]
+        assert sets.test.subset(torch.tensor([3, 0])).persons.tolist() == sets.test.persons[[3, 0]].tolist()
     for shared, roles in ((45, "transceiver.*attacker"), (55, "transceiver.*test")):
         wrong = lines.copy()
         wrong[shared - 1] = f"{shared:06d}.jpg {persons[1]}"

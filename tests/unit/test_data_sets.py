@@ -88,8 +88,8 @@ def test_provenance_is_plain_and_tells_what_was_loaded(digits: data.DataSet) -> 
 
 def test_names_and_variants() -> None:
     assert data.names() == ["digits", "mnist", "fashion-mnist", "cifar10", "celeba"]
-    assert data.variants("cifar10") == ["default", "authors-25k"]
-    assert data.variants("celeba") == ["default"]
+    assert data.variants("cifar10") == ["default", "authors-25k", "shadow"]
+    assert data.variants("celeba") == ["default", "shadow"]
     with pytest.raises(SemlinkError, match="unknown data set 'cifar'; did you mean 'cifar10'"):
         data.load("cifar")
     with pytest.raises(SemlinkError, match="unknown variant of cifar10 'authors-25'; did you mean 'authors-25k'"):

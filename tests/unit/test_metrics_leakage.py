@@ -145,6 +145,15 @@ def test_null_depends_on_the_generator_alone():
     assert not torch.equal(mi_null(x, y, seeded(5)), mi_null(x, y, seeded(6)))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("variant", MI_VARIANTS)
+def test_a_graphics_processor_finds_the_same(variant: str):
+    x, y = smooth(50), smooth(50, seed=1)
+    null = mi_null(x, y, seeded(5), variant, shuffles=2)
+    torch.testing.assert_close(mi_leakage(x.cuda(), y.cuda(), variant).cpu(), mi_leakage(x, y, variant))
+    torch.testing.assert_close(mi_null(x.cuda(), y.cuda(), seeded(5), variant, shuffles=2).cpu(), null)
+
+
 def test_mistakes_are_named():
     x = smooth(2)
     with pytest.raises(SemlinkError, match="did you mean 'semlink32'"):

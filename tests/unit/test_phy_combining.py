@@ -83,7 +83,14 @@ def test_an_eavesdropper_with_several_antennas_hears_that_much_better():
     gained = 10 * math.log10(errors[0] / errors[1])
     assert gained == pytest.approx(10 * math.log10(5), abs=4 * 2**0.5 * 4.34 * (2 / clean.numel()) ** 0.5)
     one = Tap(link, Threat(6.0)).hear(sent, torch.Generator().manual_seed(2))
-    assert Threat(6.0).describe() == {"snr_db": 6.0, "with_secret": False, "antennas": 1}
+    assert Threat(6.0).describe() == {
+        "snr_db": 6.0,
+        "with_secret": False,
+        "antennas": 1,
+        "transmissions": 1,
+        "channel": None,
+        "csi": True,
+    }
     assert torch.equal(one, Tap(link, Threat(6.0, antennas=1)).hear(sent, torch.Generator().manual_seed(2)))
 
 

@@ -38,7 +38,9 @@ def test_exported_names():
 def test_keys():
     assert {"deepjscc", "deepjscc-encryption"} <= set(semlink.schemes.keys())
     decoders = ["inversion", "inversion-plain", "inversion-unet"]
-    assert semlink.attacks.keys() == ["generative", *decoders, "set-inversion", "sorted-inversion"]
+    knowing = ["search-learned", "search-smooth", "set-inversion", "sorted-inversion"]
+    first = ["codebook-inversion", "ensemble-inversion", "generative", "inference"]
+    assert semlink.attacks.keys() == [*first, *decoders, *knowing]
     assert semlink.channels.keys() == ["awgn", "rayleigh", "rician"]
 
 

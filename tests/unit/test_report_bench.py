@@ -117,13 +117,25 @@ def test_every_number_is_shown(small):
 def test_a_line_says_what_it_counts_and_whether_the_attack_is_too_weak(small):
     text = report.shown(small.record)
     assert re.search(r"^keyed  .*  2 seeds$", text, re.MULTILINE)
-    assert re.search(r"^keyed, with-key  .*  2 seeds, not converged$", text, re.MULTILINE)
+    assert re.search(r"^keyed, with-key  .*  2 seeds, not converged, worse than the mean image$", text, re.MULTILINE)
     assert re.search(r"^mean image  .*  512 images$", text, re.MULTILINE)
     assert re.search(r"^  keyed, inversion  .*  2 seeds, paired$", text, re.MULTILINE)
     assert text.count("minus plain, inversion:\n") == 2
-    assert "an attack that is not converged supports no claim" in text
+    assert "an attack that is not converged, or draws worse than the mean image, supports no claim" in text
     converged = altered(small, lambda c: [r.update(converged=True) for r in c["rows"] if r["converged"] is False])
-    assert "not converged" not in report.shown(converged)
+    assert not re.search(r"seeds, not converged", report.shown(converged))
+
+
+def test_who_draws_worse_than_the_mean_image_at_her_own_snr_is_marked(small):
+    own = {("plain", "inversion"), ("keyed", "inversion"), ("keyed", "with-key")}
+    assert small.record.poor() == own  # two epochs teach her nothing
+
+    def better(content):
+        for row in content["rows"]:
+            if (row["link"], row["attack"], row["metric"], row["snr_db"]) == ("plain", "inversion", "psnr_db", 12.0):
+                row["over_seeds"]["mean"] = 99.0
+
+    assert altered(small, better).poor() == own - {("plain", "inversion")}
 
 
 def test_only_what_is_significant_after_correction_is_starred(small):
@@ -146,7 +158,7 @@ def test_seeds_that_are_missing_are_told_with_each_row(small, tmp_path):
     failed = other.folder("judge", "keyed", 1, "with-key")
     (failed / "failed.json").write_text(json.dumps({"error": "no space left"}))
     text = report.shown(results.gather(other.graph, other.store))
-    assert re.search(r"^keyed, inversion  .*  512 images \(seed 0 of 2\), not converged$", text, re.MULTILINE)
+    assert re.search(r"^keyed, inversion  .*  512 images \(seed 0 of 2\), not conv.*worse than .*$", text, re.MULTILINE)
     assert re.search(r"^  keyed, inversion  .*  512 images, paired$", text, re.MULTILINE)
     assert "differences over seeds" in text
     assert "differences over images" in text

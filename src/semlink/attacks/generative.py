@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semlink._errors import SemlinkError
-from semlink.attacks.base import Attack, Tap, attacks
+from semlink.attacks.base import Drawing, Tap, attacks
 from semlink.nn import ImageDecoder
 
 STEPS = 16  # of Euler, from noise to an image
@@ -69,7 +69,7 @@ class Velocity(nn.Module):
 
 
 @attacks.register("generative")
-class Generative(Attack):
+class Generative(Drawing):
     """Generative inversion.
 
     Args:
@@ -112,7 +112,8 @@ class Generative(Attack):
             x = x + self.velocity(x, draft, t, intercepted).float() / STEPS
         return ((x + 1) / 2).clamp(0, 1)
 
-    def reconstruct(self, intercepted: Tensor) -> Tensor:
+    def reconstruct(self, intercepted: Tensor, snr_db: float) -> Tensor:
         """Return the mean of SAMPLES samples, always of the same noise."""
+        del snr_db
         generator = torch.Generator(intercepted.device).manual_seed(0)
         return torch.stack([self.sample(intercepted, generator) for _ in range(SAMPLES)]).mean(0)

@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semlink.attacks.base import Attack, Tap, attacks
+from semlink.attacks.base import Drawing, Tap, attacks
 from semlink.nn import ImageDecoder, Perceptual
 from semlink.nn.drawers import PlainDecoder, UNetDecoder
 
 
 @attacks.register("inversion")
-class Inversion(Attack):
+class Inversion(Drawing):
     """Decoder inversion.
 
     Args:
@@ -56,8 +56,9 @@ class Inversion(Attack):
             losses["perceptual"] = self.perceptual(drawn, images).mean()
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
-    def reconstruct(self, intercepted: Tensor) -> Tensor:
+    def reconstruct(self, intercepted: Tensor, snr_db: float) -> Tensor:
         """Draw images; the linear output is clamped, so 0 and 1 are reached exactly."""
+        del snr_db
         return self.decoder(intercepted).float().clamp(0, 1)
 
 

@@ -28,10 +28,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from semlink import phy
 from semlink._errors import SemlinkError, check_number
 from semlink.nn import Backbone, Encoder, ImageDecoder
 from semlink.nn.coders import LATENT_SIDE
-from semlink.phy import to_features
 from semlink.schemes import Link
 
 Encode = Callable[[Tensor], Tensor]
@@ -123,6 +123,11 @@ class Learned(nn.Module):
         pixels = images[0].numel()
         return {"loss": mse.add(1e-6).log() / 2 + rate / pixels, "mse": mse, "rate": rate}
 
+    def redrawn(self, images: Tensor) -> Tensor:
+        """Return what is drawn of the mean latents of ``images: (B, C, H, W)``."""
+        mean, _ = self.encoder(images).float().chunk(2, 1)
+        return self.decoder(mean.flatten(1)).float()
+
     def begin(self, count: int, generator: torch.Generator) -> Tensor:
         """Return latents of the prior."""
         return torch.randn(count, self.latents, generator=generator, device=generator.device)
@@ -155,28 +160,42 @@ class Explained:
     late_fall: float
 
 
-def encoder_of(link: Link) -> Encode:
-    """Return the link's transmitter as a function that a gradient passes through: (B, C, H, W) -> (B, 2n) features.
+def encoder_of(link: Link, with_secret: bool = False) -> Encode:
+    """Return what is heard of an image where there is no noise, differentiable: (B, C, H, W) -> (B, 2n) features.
+
+    Args:
+        link: the victim.
+        with_secret: she holds the scheme's key and reads what was sent in its own order.
 
     Raises:
-        SemlinkError: what the scheme sends carries no gradient to the image, as the index of a codeword, or is random.
+        SemlinkError: what the scheme sends carries no gradient to the image, as the index of a codeword, or is random,
+            or hangs on a key that she does not hold.
     """
     scheme = link.scheme.eval()
 
-    def encode(images: Tensor) -> Tensor:
-        return to_features(scheme.transmit(images, torch.Generator(images.device).manual_seed(0)).symbols)
+    def encode(images: Tensor, seed: int = 0) -> Tensor:
+        with torch.autocast(images.device.type, enabled=False):  # the victim's arithmetic, as a tap has it
+            sent = scheme.transmit(images, torch.Generator(images.device).manual_seed(seed))
+            still = phy.Received(sent.symbols, None, torch.zeros(len(images), 1, device=images.device))
+            return scheme.observe(still, sent.header, with_secret)
 
-    probe = torch.full((1, *scheme.design.task.image_shape), 0.5, requires_grad=True)
-    sent = encode(probe)
-    if not sent.requires_grad:
+    device = next((each.device for each in scheme.parameters()), torch.device("cpu"))
+    with torch.enable_grad():
+        probe = torch.full((1, *scheme.design.task.image_shape), 0.5, device=device, requires_grad=True)
+        heard = encode(probe)
+    if not heard.requires_grad:
         raise SemlinkError(
             "what this scheme sends carries no gradient to the image, so no descent can find it; attack it by a decoder"
         )
-    other = to_features(scheme.transmit(probe, torch.Generator().manual_seed(1)).symbols)
-    if not torch.equal(sent, other):
+    if not torch.equal(heard, encode(probe, seed=1)):
         raise SemlinkError(
             "this scheme sends the same image in other ways at other times, so its encoder is not known without the "
             "key or the noise that it draws; attack it by a decoder"
+        )
+    if scheme.secret is not None and not with_secret:
+        raise SemlinkError(
+            "this scheme sends under a key that is not given to the eavesdropper, so she cannot repeat what it sends; "
+            "attack it by a decoder, or with the key"
         )
     return encode
 

@@ -19,11 +19,11 @@ from torch import nn
 
 from semlink._errors import SemlinkError
 from semlink._files import exclusive, sha256_file
-from semlink.attacks import Attack, Tap, Threat, attacks
+from semlink.attacks import Attack, Inference, Tap, Threat, attacks
 from semlink.bench import code, links, record
 from semlink.bench.presets import Schedule, preset
 from semlink.bench.scoring import BATCH
-from semlink.data import DataSet
+from semlink.data import DataSet, Description, describe
 from semlink.schemes import Key, Link
 from semlink.training import Batches, Fit, Watcher, checkpoint, make_fabric, seeded
 
@@ -46,16 +46,18 @@ class Plan:
     seed: int
     precision: Literal["bf16", "fp32"]
 
-    def describe(self, channels: int) -> dict[str, Any]:
-        """Return what a record says of the attack on images of ``channels`` channels."""
-        said = {"attack": self.name, **self.threat.describe(), **self.sizes(channels)}
+    def describe(self, shown: Description) -> dict[str, Any]:
+        """Return what a record says of the attack on such images."""
+        said = {"attack": self.name, **self.threat.describe(), **self.sizes(shown)}
         return said | {"preset": self.preset, "seed": self.seed, "precision": self.precision}
 
-    def sizes(self, channels: int) -> dict[str, int]:
+    def sizes(self, shown: Description) -> dict[str, int | str]:
         """Return the arguments of the attack's class."""
         size = preset(self.preset)
-        taps = size.perceptual_taps if self.perceptual == "vgg16" else 0
-        return {"width": size.scale(channels).decoder_width, "taps": taps}
+        width: dict[str, int | str] = {"width": size.scale(shown.image_shape[0]).decoder_width}
+        if issubclass(attacks[self.name], Inference):
+            return width | {"kind": shown.kind, "outputs": shown.targets}
+        return width | {"taps": size.perceptual_taps if self.perceptual == "vgg16" else 0}
 
 
 def check(plan: Plan, trained: record.TrainRecord) -> None:
@@ -93,8 +95,9 @@ def train_attack(
         if (work / "record.json").exists():
             checkpoint.remove(work)
             return record.read(work / "record.json", record.AttackRecord)
-        sets, schedule = links.image_sets(trained.recipe), preset(plan.preset).scale(link_channels(link)).attack
-        eve, before = build(link, plan), fingerprint(link.scheme)
+        sets, shown = links.image_sets(trained.recipe), describe(trained.recipe.data)
+        schedule = preset(plan.preset).scale(shown.image_shape[0]).attack
+        eve, before = build(link, plan, shown), fingerprint(link.scheme)
         history = fit(eve, sets, schedule, plan, work, device, watch)
         if fingerprint(link.scheme) != before:
             raise RuntimeError(f"attack '{plan.name}' changed its victim; its result is void")
@@ -112,9 +115,10 @@ def train_attack(
             ),
             attack=plan.name,
             threat=plan.threat.describe(),
-            settings=plan.describe(link_channels(link))
+            settings=plan.describe(shown)
             | {
                 "perceptual": plan.perceptual,
+                "sees": sorted(eve.sees),
                 "schedule": dataclasses.asdict(schedule),
                 "selection": "weights of least loss on the attacker's validation images",
                 "parameters": sum(p.numel() for p in eve.parameters()),
@@ -134,32 +138,28 @@ def train_attack(
     return done
 
 
-def build(link: Link, plan: Plan) -> Attack:
+def build(link: Link, plan: Plan, shown: Description) -> Attack:
     """Return the untrained attack on ``link``, without touching torch's own generator."""
+    kind = attacks[plan.name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
-        return attacks[plan.name](Tap(link, plan.threat), **plan.sizes(link_channels(link)))
+        return kind(Tap(link, plan.threat, kind.sees), **plan.sizes(shown))
 
 
-def load_attack(link: Link, plan: Plan, work: Path) -> Attack:
+def load_attack(link: Link, plan: Plan, shown: Description, work: Path) -> Attack:
     """Return the trained attack of ``work`` on ``link``.
 
     Raises:
         SemlinkError: its weights are missing, damaged or of another network.
     """
     trained = record.read(work / "record.json", record.AttackRecord)
-    eve = build(link, plan)
+    eve = build(link, plan, shown)
     remedy = f"remove {work} and attack again"
     try:
         eve.load_state_dict(checkpoint.load_tensors(work / "weights.safetensors", trained.attacker_sha256, remedy))
     except RuntimeError:
         raise SemlinkError(f"{work / 'weights.safetensors'} does not fit this Semlink; {remedy}") from None
     return eve.eval()
-
-
-def link_channels(link: Link) -> int:
-    """Return the number of colour channels of the images that ``link`` sends."""
-    return link.scheme.design.task.image_shape[0]
 
 
 def modules(attack: str, scheme: str) -> tuple[str, ...]:

@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 
 from semlink._files import exclusive
-from semlink.attacks import Threat
+from semlink.attacks import Inference, Threat, attacks
 from semlink.bench import attacker, links
 from semlink.bench.evaluator import finite
 from semlink.bench.judge import judge
+from semlink.bench.measures import INFERRED
 from semlink.bench.presets import preset
 from semlink.data import describe
 from semlink.schemes import Key
@@ -49,7 +50,7 @@ def attack(
     trained = links.read_run(folder)
     plan = attacker.Plan(name, threat, trained.recipe.preset, perceptual, seed, precision)
     attacker.check(plan, trained)
-    described = plan.describe(describe(trained.recipe.data).image_shape[0])
+    described = plan.describe(describe(trained.recipe.data))
     name_of = repr((sorted(described.items()), trained.weights_sha256))  # a link trained anew is another victim
     work = folder / f"attack-{hashlib.sha256(name_of.encode()).hexdigest()[:12]}"
     path = work.with_suffix(".json")
@@ -58,7 +59,8 @@ def attack(
     attacker.train_attack(folder, plan, work, device, watch, key)
     with exclusive(work):
         checkpoint.sweep(folder, work.name + ".")
-        metrics = ["psnr_db", "ssim", "mi_leakage", *(["lpips"] if perceptual == "vgg16" else [])]
+        inferring = issubclass(attacks[name], Inference)
+        metrics = [*INFERRED] if inferring else ["psnr_db", "ssim", "mi_leakage", *["lpips"] * (perceptual == "vgg16")]
         draws = preset(trained.recipe.preset).draws
         judge(folder, plan, work, [threat.snr_db], draws, seed, metrics, device, path, key)
     return path

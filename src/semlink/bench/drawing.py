@@ -16,8 +16,9 @@ from typing import Any
 from semlink._errors import SemlinkError
 from semlink.bench import record
 from semlink.bench.figures import Curve, curves_file
+from semlink.bench.measures import TITLES
 from semlink.bench.record import Measurement
-from semlink.bench.rows import BASELINES, TITLES, Measured, Row, rows
+from semlink.bench.rows import BASELINES, Measured, Row, rows
 
 FILES = ("figure.png", "figure.pdf")
 

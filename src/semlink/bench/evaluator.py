@@ -12,21 +12,11 @@ from torch import Tensor
 from semlink import phy
 from semlink._errors import SemlinkError
 from semlink.bench import code, links, record
+from semlink.bench.answering import answers, measured
 from semlink.bench.record import Measurement
-from semlink.bench.scoring import BATCH, encode, part, score
+from semlink.bench.scoring import BATCH, encode, part
 from semlink.data import ImageSet
-from semlink.metrics import (
-    Interval,
-    accuracy,
-    attribute_accuracy,
-    attribute_balanced_accuracy,
-    auc,
-    average_precision,
-    balanced_accuracy,
-    correct_attributes,
-    mean_interval,
-    ssim,
-)
+from semlink.metrics import mean_interval, psnr_db, ssim
 from semlink.schemes import Key, Link, Sent, Task
 from semlink.training import checkpoint, seeded
 
@@ -73,7 +63,7 @@ def evaluate(
     each = {f"{name}@{snr:g}": v.mean(0) for snr, found in rows.items() for name, v in found.items()}
     checkpoint.save_tensors(out.with_suffix(".safetensors"), each | {"targets": sets.test.targets})
     positives, constant = _constant(link.scheme.design.task, sets.test, names)
-    measured = record.EvaluateRecord(
+    done = record.EvaluateRecord(
         **record.origin(
             trained.recipe,
             trained.data,
@@ -93,8 +83,8 @@ def evaluate(
         positives=positives,
         constant=constant,
     )
-    record.write(out, measured)
-    return measured
+    record.write(out, done)
+    return done
 
 
 def modules(scheme: str) -> tuple[str, str]:
@@ -131,56 +121,21 @@ def _receive(
         output = link.receive(link.channel(these.symbols, snr_db, noise), these.header)
         images, targets = test.batch(indices)
         images, targets = images.to(device), targets.to(device)
-        found = {"psnr_db" if kind == "reconstruct" else "accuracy": score(link, output, images, targets)}
         if kind == "reconstruct":
-            found["ssim"] = ssim(output, images)
-        if kind == "attributes":
-            found["attributes"] = correct_attributes(output, link.scheme.design.task.targets(targets))
-            found["scores"] = output.nan_to_num()
+            found = {"psnr_db": psnr_db(output, images), "ssim": ssim(output, images)}
+        else:
+            found = answers(output, link.scheme.design.task.targets(targets))
         for name, value in found.items():
             rows.setdefault(name, []).append(value.cpu())
     return {name: torch.cat(values) for name, values in rows.items()}
 
 
 def _measure(link: Link, found: dict[str, Tensor], test: ImageSet, names: Sequence[str]) -> dict[str, Measurement]:
-    kind = link.scheme.design.task.kind
-    if kind == "reconstruct":
-        return {
-            "psnr_db": Measurement.of(mean_interval(found["psnr_db"]), "dB"),
-            "ssim": Measurement.of(mean_interval(found["ssim"]), "1"),
-        }
-    if kind == "classify":
-        return {
-            "accuracy": Measurement.of(accuracy(found["accuracy"]), "%", 100),
-            "balanced_accuracy": Measurement.of(balanced_accuracy(found["accuracy"], test.targets), "%", 100),
-        }
-    measured = {"accuracy": Measurement.of(mean_interval(found["accuracy"]), "%", 100)}
-    targets = link.scheme.design.task.targets(test.targets)
-    return measured | _of_attributes(found["attributes"], found["scores"], targets, names)
-
-
-def _of_attributes(right: Tensor, scores: Tensor, targets: Tensor, names: Sequence[str]) -> dict[str, Measurement]:
-    """Measure each attribute; accuracy flatters rare ones, the others do not.
-
-    Args:
-        right: (draws, n, A), 1 where the answer is right.
-        scores: (draws, n, A), logits.
-        targets: (n, A).
-        names: of the A attributes.
-    """
-    found: dict[str, Sequence[Interval | None]] = {
-        "accuracy": attribute_accuracy(right),
-        "balanced_accuracy": attribute_balanced_accuracy(right, targets),
-    }
-    ranked = [i for i, count in enumerate(targets.sum(0).tolist()) if 0 < count < len(targets)]  # others have no rank
-    for metric, measure in {"auc": auc, "average_precision": average_precision}.items():
-        each = {i: measure(scores[..., i], targets[:, i]) for i in ranked}
-        found[metric] = [each.get(i) for i in range(len(names))]
+    if link.scheme.design.task.kind != "reconstruct":
+        return measured(found, link.scheme.design.task.targets(test.targets), names)
     return {
-        f"{metric}.{name}": Measurement.of(interval, "%", 100)
-        for metric, intervals in found.items()
-        for name, interval in zip(names, intervals, strict=True)
-        if interval is not None
+        "psnr_db": Measurement.of(mean_interval(found["psnr_db"]), "dB"),
+        "ssim": Measurement.of(mean_interval(found["ssim"]), "1"),
     }
 
 
@@ -190,8 +145,7 @@ def _constant(task: Task, test: ImageSet, names: Sequence[str]) -> tuple[dict[st
         return {}, {}
     targets = task.targets(test.targets)
     counts = [int(count) for count in targets.sum(0).tolist()]
-    answers = torch.tensor([1.0 if 2 * count > len(targets) else -1.0 for count in counts]).expand(targets.shape)
-    right = correct_attributes(answers, targets)
-    measured = {"accuracy": Measurement.of(mean_interval(right.mean(1)), "%", 100)}
-    measured |= _of_attributes(right[None], torch.zeros_like(right)[None], targets, names)
-    return dict(zip(names, counts, strict=True)), measured
+    always = torch.tensor([1.0 if 2 * count > len(targets) else -1.0 for count in counts]).expand(targets.shape)
+    found = {name: value[None] for name, value in answers(always, targets).items()}
+    found["scores"] = torch.zeros_like(found["scores"])  # of a constant no image ranks above another
+    return dict(zip(names, counts, strict=True)), measured(found, targets, names)

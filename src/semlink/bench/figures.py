@@ -89,8 +89,10 @@ def _ticks(values: Sequence[float]) -> list[float]:
     return kept
 
 
-def draw_curves(curves: Sequence[Curve], ylabel: str) -> tuple[Any, Any]:
-    """Return a figure and its axes.
+def draw_curves(
+    curves: Sequence[Curve], ylabel: str, xlabel: str = "SNR Es/N0 (dB)", mark: str = "trained at"
+) -> tuple[Any, Any]:
+    """Return a figure and its axes; ``mark`` says what is so at the SNR that is marked.
 
     Lines that coincide stay apart: each has its marker and dash, and is moved sideways by a hair.
     """
@@ -101,7 +103,7 @@ def draw_curves(curves: Sequence[Curve], ylabel: str) -> tuple[Any, Any]:
     hair = min(0.012 * sum(gaps), 0.3 * min(gaps) / len(curves))
     figure = Figure(figsize=(400 / 72, (270 + 18 * len(curves)) / 72), dpi=72, layout="constrained")
     axes = figure.add_subplot()
-    axes.set(xlabel="SNR Es/N0 (dB)", ylabel=ylabel, xticks=_ticks(every))
+    axes.set(xlabel=xlabel, ylabel=ylabel, xticks=_ticks(every))
     axes.grid(axis="y", alpha=0.15, linewidth=0.8)
     lines = []
     for i, curve in enumerate(curves):
@@ -125,7 +127,7 @@ def draw_curves(curves: Sequence[Curve], ylabel: str) -> tuple[Any, Any]:
     designs = sorted({curve.design_snr_db for curve in curves})
     for snr_db in designs:
         axes.axvline(snr_db, color=TEXT, alpha=0.45, linewidth=1, linestyle=(0, (1, 3)), zorder=0)
-    text, middle = f"trained at {', '.join(f'{snr:g}' for snr in designs)} dB", (designs[0] + designs[-1]) / 2
+    text, middle = f"{mark} {', '.join(f'{snr:g}' for snr in designs)} dB", (designs[0] + designs[-1]) / 2
     axes.text(middle, 1.02, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=10.5)
     figure.legend(lines, [c.label for c in curves], loc="outside lower left", frameon=False, handlelength=4)
     return figure, axes

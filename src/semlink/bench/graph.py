@@ -16,7 +16,7 @@ from semlink.attacks import Threat
 from semlink.bench import attacker, links, record, trainer, zoo
 from semlink.bench.code import modules_sha256
 from semlink.bench.presets import preset
-from semlink.bench.recipes import ATTACK_METRICS, AttackEntry, BenchRecipe, FigureEntry, LinkEntry
+from semlink.bench.recipes import AttackEntry, BenchRecipe, FigureEntry, LinkEntry
 from semlink.bench.steps import STEPS, Spec
 from semlink.bench.store import Store, canonical, subject_of
 
@@ -114,14 +114,14 @@ def build(recipe: BenchRecipe, store: Store, settle: Settle = lambda cell, other
             grid: Spec = {"snr_db": recipe.evaluation.snr_db, "seed": recipe.evaluation.seed}
             measure = about | grid | {"draws": recipe.evaluation.draws}
             builder.add("evaluate", measure, images | {"link": link}, link_name, None, seed)
-            for attack_name, attack_entry in recipe.attacks.items():
-                if attack_entry.links is not None and link_name not in attack_entry.links:
-                    continue
-                attack = about | _attack_spec(attack_entry, entry, seed)
-                made = builder.add("attack", attack, images | {"link": link}, link_name, attack_name, seed)
-                metrics = [metric for metric in recipe.evaluation.metrics if metric in ATTACK_METRICS]
-                judged = attack | grid | {"draws": recipe.evaluation.attack_draws, "metrics": metrics}
-                builder.add("judge", judged, images | {"link": link, "attack": made}, link_name, attack_name, seed)
+            for attack_name, attack in recipe.attacks.items():
+                if attack.queries is None and link_name in (attack.links or recipe.links):
+                    builder.attack(recipe, attack_name, link, link)
+    trained = [cell for cell in builder.cells if cell.step in ("train", "fetch")]
+    for attack_name, attack in recipe.attacks.items():
+        for cell in trained if attack.queries is not None else ():
+            if cell.link in (attack.links or recipe.links):
+                builder.attack(recipe, attack_name, made_of[attack.queries or ""], cell.name)
     for name, figure in recipe.figures.items():
         builder.draw(name, figure, recipe)
     return Graph(recipe, builder.cells)  # link by link: a bench that is stopped has whole results of some
@@ -149,6 +149,30 @@ class _Builder:
             self.prepared[name, variant] = self.add("prepare", spec, {}, None, None, None)
         return self.prepared[name, variant]
 
+    def read(self, name: str, variant: str, preset_name: str, seed: int) -> str:
+        """Return the cell of a reader of a set of images, adding it at its first use."""
+        images = {"images": self.prepare(name, variant)}
+        channels = data.describe(name).image_shape[0]
+        sizes = {"schedule": asdict(preset(preset_name).scale(channels).link)}
+        spec = {"name": name, "variant": variant, "preset": preset_name, "seed": seed, "sizes": sizes}
+        return self.add("read", spec, images, None, None, None)
+
+    def attack(self, recipe: BenchRecipe, name: str, queried: str, victim: str) -> None:
+        """Add the cells of an attack that is trained on the link in the cell ``queried`` and judged on ``victim``."""
+        entry, cell = recipe.attacks[name], next(cell for cell in self.cells if cell.name == victim)
+        link, asked = recipe.links[cell.link or ""], next(cell for cell in self.cells if cell.name == queried)
+        images = {"images": self.prepare(link.data, link.variant)}
+        spec, seed = _attack_spec(entry, link, cell.seed or 0), cell.seed
+        about = {"scheme": recipe.links[asked.link or ""].scheme, "link": asked.spec}
+        made = self.add("attack", about | spec, images | {"link": queried}, asked.link, name, seed)
+        about = {"scheme": link.scheme, "link": cell.spec, "metrics": entry.measured(recipe.evaluation.metrics)}
+        grid = {"snr_db": recipe.evaluation.snr_db, "seed": recipe.evaluation.seed}
+        inputs = images | {"link": victim, "attack": made}
+        if entry.read:
+            inputs["reader"] = self.read(link.data, link.variant, entry.preset or link.preset, recipe.evaluation.seed)
+        judged = about | spec | grid | {"draws": recipe.evaluation.attack_draws}
+        self.add("judge", judged, inputs, cell.link, name, seed)
+
     def draw(self, name: str, figure: FigureEntry, recipe: BenchRecipe) -> None:
         """Add the cell of a figure; none if nothing is measured that it shows."""
         own, wanted = figure.attacks is None, figure.attacks or recipe.attacks
@@ -159,7 +183,7 @@ class _Builder:
             if cell.link in (figure.links or recipe.links)
             and (
                 (cell.step == "evaluate" and own)
-                or (cell.step == "judge" and cell.attack in attacks and figure.metric in ATTACK_METRICS)
+                or (cell.step == "judge" and cell.attack in attacks and figure.metric in cell.spec["metrics"])
             )
         ]
         links = dict.fromkeys(cell.link for cell in shown if cell.link)
@@ -186,7 +210,8 @@ class _Builder:
         cell = Cell(name, step, subject, code, spec, inputs, link, attack, seed)
         if self.store.state(name) != "done" and (others := self.store.others(step, subject, name)):
             cell = dataclasses.replace(cell, name=self.settle(cell, others))
-        self.cells.append(cell)
+        if cell not in self.cells:  # an attack that queries one link may be judged on several
+            self.cells.append(cell)
         return cell.name
 
     def link_of(self, name: str) -> Spec:
@@ -238,17 +263,20 @@ def _link_spec(entry: LinkEntry, seed: int, name: str) -> tuple[Spec, str]:
 
 
 def _attack_spec(entry: AttackEntry, link: LinkEntry, seed: int) -> Spec:
-    eve_snr_db = link.snr_db if entry.snr_db is None else entry.snr_db
-    name, channels = entry.preset or link.preset, data.describe(link.data).image_shape[0]
-    plan = attacker.Plan(
-        entry.attack, Threat(eve_snr_db, entry.with_secret, entry.antennas), name, entry.perceptual, seed, "fp32"
+    name, shown = entry.preset or link.preset, data.describe(link.data)
+    threat = Threat(
+        link.snr_db if entry.snr_db is None else entry.snr_db,
+        entry.with_secret,
+        entry.antennas,
+        entry.transmissions,
+        entry.channel,
+        entry.csi,
     )
-    sizes = plan.sizes(channels) | {"schedule": asdict(preset(name).scale(channels).attack)}
+    plan = attacker.Plan(entry.attack, threat, name, entry.perceptual, seed, "fp32")
+    sizes = plan.sizes(shown) | {"schedule": asdict(preset(name).scale(shown.image_shape[0]).attack)}
     return {
         "attack": entry.attack,
-        "eve_snr_db": eve_snr_db,
-        "with_secret": entry.with_secret,
-        "antennas": entry.antennas,
+        "threat": threat.describe(),
         "preset": name,
         "perceptual": entry.perceptual,
         "attack_seed": seed,

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -21,11 +21,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from semlink._errors import SemlinkError, check_name
+from semlink.bench import measures
 from semlink.bench.mistakes import Keys, refuse, shown
-
-#: What the evaluation of a link may measure, and the judgement of an attack on it.
-LINK_METRICS = ("accuracy", "balanced_accuracy", "auc", "average_precision", "psnr_db", "ssim")
-ATTACK_METRICS = ("psnr_db", "ssim", "lpips", "mi_leakage")
+from semlink.bench.relations import relations
 
 T = TypeVar("T")
 
@@ -41,7 +39,7 @@ def _registered(kind: str) -> Iterable[str]:
         "channel": phy.channels.keys,
         "data set": data.names,
         "preset": PRESETS.keys,
-        "metric": lambda: {*LINK_METRICS, *ATTACK_METRICS},
+        "metric": measures.TITLES.keys,
     }[kind]()
 
 
@@ -71,7 +69,9 @@ def _not_default(name: str) -> str:
     return name
 
 
-def _from_zoo(weights: str) -> str:
+def _from_zoo(weights: str) -> str | None:
+    if not weights:
+        return None
     if not re.fullmatch("zoo:.+", weights):
         raise ValueError(f"expected 'zoo:' and the name of a trained link, not {shown(weights)}")
     return weights
@@ -96,8 +96,8 @@ class _Strict(BaseModel):
 class LinkEntry(_Strict):
     """A link, trained once for each seed.
 
-    ``weights`` of the zoo are taken in place of training. Training begins with the weights of ``start``, where they
-    fit: a link of the zoo, or the first seed of another link of this recipe.
+    ``weights`` of the zoo are taken in place of training ("" in a variant that trains). Training begins with the
+    weights of ``start``, where they fit: a link of the zoo, or the first seed of another link of this recipe.
     """
 
     scheme: Scheme
@@ -118,7 +118,9 @@ class LinkEntry(_Strict):
 class AttackEntry(_Strict):
     """An attack on ``links`` (None: on all), at the link's own ``snr_db`` and ``preset`` where these are None.
 
-    ``snr_db`` is Es/N0 on the eavesdropper's channel while she trains, in dB, at each of her ``antennas``.
+    ``snr_db`` is Es/N0 on the eavesdropper's channel while she trains, in dB, at each of her ``antennas``. She has her
+    images sent by the link that ``queries`` names, a model of the victim's that she made herself; None: by the victim.
+    What she draws is also read, by a classifier of her clean images, if ``read``.
     """
 
     attack: AttackName = "inversion"
@@ -126,8 +128,25 @@ class AttackEntry(_Strict):
     with_secret: bool = False
     snr_db: Decibels | None = None
     antennas: Annotated[int, Field(ge=1, le=64)] = 1
+    transmissions: Annotated[int, Field(ge=1, le=64)] = 1
+    channel: ChannelName | None = None
+    csi: bool = True
+    queries: str | None = None
+    read: bool = False
     preset: PresetName | None = None
     perceptual: Literal["vgg16", "none"] = "none"
+
+    def offers(self) -> tuple[str, ...]:
+        """Return the metrics that it is judged by, without their parts."""
+        from semlink.attacks import Inference, attacks
+
+        if issubclass(attacks[self.attack], Inference):
+            return measures.INFERRED
+        return (*measures.DRAWN, *measures.ANSWERED) if self.read else measures.DRAWN
+
+    def measured(self, metrics: Iterable[str]) -> list[str]:
+        """Return those of ``metrics`` that it is judged by."""
+        return [metric for metric in metrics if metric.partition(".")[0] in self.offers()]
 
 
 class Evaluation(_Strict):
@@ -149,7 +168,9 @@ class FigureEntry(_Strict):
     title: str | None = None
 
 
-class _Content(_Strict):
+class Content(_Strict):
+    """What a recipe says, whatever its name."""
+
     title: str
     links: Annotated[dict[Name, LinkEntry], Field(min_length=1)]
     attacks: dict[Name, AttackEntry] = {}
@@ -157,7 +178,7 @@ class _Content(_Strict):
     figures: dict[Name, FigureEntry] = {}
 
 
-class BenchRecipe(_Content):
+class BenchRecipe(Content):
     """All that determines a bench: a file, read in one of its variants.
 
     Attributes:
@@ -176,13 +197,15 @@ class BenchRecipe(_Content):
             if link["start"] is None:  # said by silence, so that recipes older than this key keep their hash
                 del link["start"]
         for attack in content["attacks"].values():
-            if attack["antennas"] == 1:
-                del attack["antennas"]
+            for key in ("antennas", "transmissions", "channel", "csi", "queries", "read"):
+                if attack[key] == AttackEntry.model_fields[key].default:
+                    del attack[key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class _Overlay(_Strict):
     title: str = ""
+    without: Distinct[str] | None = None
     defaults: dict[str, Any] = {}
     links: dict[str, Any] = {}
     attacks: dict[str, Any] = {}
@@ -190,7 +213,7 @@ class _Overlay(_Strict):
     figures: dict[str, Any] = {}
 
 
-class _File(_Content):
+class _File(Content):
     defaults: dict[str, Any] = {}
     variants: dict[Annotated[Name, AfterValidator(_not_default)], _Overlay] = {}
 
@@ -248,12 +271,15 @@ def _readings(name: str) -> dict[str, BenchRecipe]:
         refuse(file, text, [((), *mistake) for mistake in mistakes])
     readings, found = {"default": content}, []
     for variant, overlay in document.get("variants", {}).items():
-        readings[variant], mistakes = _check(_merge(document, overlay))
+        merged, out = _merge(document, overlay), overlay.get("without", [])
+        unknown = [said for name in out for said in _complaints(check_name, "link to leave out", name, merged["links"])]
+        readings[variant], mistakes = _check(_without(merged, out)) if not unknown else (None, [])
+        found += [(("variants", variant), ("without",), said) for said in unknown]
         found += [(("variants", variant), *mistake) for mistake in mistakes]
     if found:
         refuse(file, text, found)
     return {
-        variant: BenchRecipe(name=name, variant=variant, **{key: getattr(read, key) for key in _Content.model_fields})
+        variant: BenchRecipe(name=name, variant=variant, **{key: getattr(read, key) for key in Content.model_fields})
         for variant, read in readings.items()
     }
 
@@ -288,6 +314,31 @@ def _merge(base: Any, over: Any) -> Any:
     return base | {key: _merge(base[key], value) if key in base else value for key, value in over.items()}
 
 
+def _without(document: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return the document without the links ``names``; attacks and figures that have none left go too."""
+    names = [*names]
+    kept = {key: value for key, value in document.items() if key != "without"}
+    if not names:
+        return kept
+    attacks = _pruned(kept.get("attacks", {}), "links", names)
+    gone = [name for name in kept.get("attacks", {}) if name not in attacks]
+    figures = _pruned(_pruned(kept.get("figures", {}), "links", names), "attacks", gone)
+    links = {name: link for name, link in kept["links"].items() if name not in names}
+    return kept | {"links": links, "attacks": attacks, "figures": figures}
+
+
+def _pruned(tables: dict[str, Any], key: str, gone: list[str]) -> dict[str, Any]:
+    """Return tables whose lists under ``key`` lack the names that are gone, but for those whose list has none left."""
+    found = {}
+    for name, table in tables.items():
+        if isinstance(table, dict) and isinstance(table.get(key), list):
+            table = table | {key: [each for each in table[key] if each not in gone]}
+            if not table[key]:
+                continue
+        found[name] = table
+    return found
+
+
 def _check(document: dict[str, Any]) -> tuple[Any, list[tuple[Keys, str]]]:
     """Return the content of a document and its mistakes, each with the keys that lead to it."""
     if isinstance(links := document.get("links"), dict):
@@ -297,8 +348,7 @@ def _check(document: dict[str, Any]) -> tuple[Any, list[tuple[Keys, str]]]:
         content = _File.model_validate(document)
     except ValidationError as error:
         return None, _explain(error, document)
-    relations = _relations(content)
-    return content, [(keys, said) for keys, check, given in relations for said in _complaints(check, *given)]
+    return content, [(keys, said) for keys, check, given in relations(content) for said in _complaints(check, *given)]
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -366,125 +416,3 @@ def _complaints(check: Callable[..., Any], *arguments: Any) -> list[str]:
     except SemlinkError as error:
         return [str(error)]
     return []
-
-
-def _relations(content: _Content) -> Iterator[tuple[Keys, Callable[..., Any], tuple[Any, ...]]]:
-    """Yield what must hold between fields that are right by themselves: keys, a check, and its arguments."""
-    from semlink import data
-    from semlink.schemes import Task, schemes
-    from semlink.schemes.options import options, takes_any
-
-    links, measured = content.links, content.evaluation.metrics
-    for name, link in links.items():
-        at, shown = ("links", name), data.describe(link.data)
-        yield (*at, "variant"), check_name, (f"variant of {link.data}", link.variant, data.variants(link.data))
-        yield (
-            (*at, "task"),
-            Task.create,
-            (
-                link.task,
-                shown.image_shape,
-                shown.kind,
-                shown.targets,
-                shown.attributes,
-            ),
-        )
-        yield (*at, "weights"), _check_one_seed, (link,)
-        yield (*at, "start"), _check_start, (name, links)
-        scheme = schemes[link.scheme]
-        known = [option.name for option in options(scheme)]
-        for option in () if takes_any(scheme) else link.options:
-            yield (*at, "options", option), check_name, (f"option of {link.scheme}", option, known)
-    for name, attack in content.attacks.items():
-        at = ("attacks", name)
-        for link in attack.links or ():
-            yield (*at, "links"), check_name, ("link", link, links)
-        if attack.with_secret:
-            bare = [link for link, entry in links.items() if schemes[entry.scheme].secret is None]
-            yield (*at, "with_secret"), _check_secret, (attack.links or list(links), bare)
-    for name, figure in content.figures.items():
-        at = ("figures", name)
-        for link in figure.links or ():
-            yield (*at, "links"), check_name, ("link", link, links)
-        for attack in figure.attacks or ():
-            yield (*at, "attacks"), check_name, ("attack", attack, content.attacks)
-        yield (*at, "metric"), _check_measured, (figure.metric, measured)
-        named = {*(figure.links or ())} <= links.keys() and {*(figure.attacks or ())} <= content.attacks.keys()
-        if named and figure.metric in measured:
-            yield (*at, "metric"), _check_drawn, (figure, content)
-        yield at, _check_file, (name, content.figures)
-
-
-def _check_one_seed(link: LinkEntry) -> None:
-    if link.weights is not None and len(link.seeds) != 1:
-        raise SemlinkError(f"these weights are one trained link: expected exactly 1 seed, not {len(link.seeds)}")
-
-
-def _check_start(name: str, links: dict[str, LinkEntry]) -> None:
-    seen, link = [name], links[name]
-    if link.start and link.weights:
-        raise SemlinkError("a link with weights is not trained, so it starts from nothing; leave one of the two out")
-    while link.start and not link.start.startswith("zoo:"):
-        if link.start == seen[-1] or link.start not in links:
-            others = [each for each in links if each != seen[-1]]
-            check_name("link to start from ('zoo:' and a name is one too)", link.start, others)
-        if link.start in seen:
-            raise SemlinkError(f"links start from each other in a circle: {' from '.join([*seen, link.start])}")
-        seen.append(link.start)
-        link = links[link.start]
-
-
-def _check_secret(targets: list[str], bare: list[str]) -> None:
-    if without := [link for link in targets if link in bare]:
-        raise SemlinkError(f"without a secret: {', '.join(without)}; name in 'links' those whose scheme has one")
-
-
-def _check_measured(metric: str, measured: list[str]) -> None:
-    if metric not in measured:
-        raise SemlinkError(f"'{metric}' is not measured; add it to evaluation.metrics, now {', '.join(measured)}")
-
-
-def _check_drawn(figure: FigureEntry, content: _Content) -> None:
-    """Refuse a figure that no link and no attack of it has a number for."""
-    links = figure.links or list(content.links)
-    attacks = figure.attacks or list(content.attacks)
-    attacked = [name for name in attacks if {*links} & {*(content.attacks[name].links or content.links)}]
-    if figure.attacks is not None and not attacked:
-        raise SemlinkError("none of its attacks is on any of its links; change 'attacks' or 'links'")
-    if figure.metric in ATTACK_METRICS and attacked:
-        return
-    if figure.attacks is not None:
-        raise SemlinkError(
-            f"'{figure.metric}' is measured of links, not of attacks; leave 'attacks' out, or take one of: "
-            f"{', '.join(ATTACK_METRICS)}"
-        )
-    offered = dict.fromkeys(metric for link in links for metric in _offered(content.links[link]))
-    if figure.metric not in offered:
-        raise SemlinkError(
-            f"none of its links is measured by '{figure.metric}', and no attack is; they offer: {_few(offered)}"
-        )
-
-
-def _offered(link: LinkEntry) -> list[str]:
-    """Return the metrics of a link's task, those of attributes one by one."""
-    from semlink import data
-
-    shown = data.describe(link.data)
-    kind, _, chosen = (link.task or ("classify" if shown.kind == "classes" else "attributes")).partition(":")
-    if kind == "attributes":
-        names = chosen.split(",") if chosen else shown.attributes
-        return [f"{metric}.{name}" for metric in LINK_METRICS[:4] for name in names]
-    return list(LINK_METRICS[:2] if kind == "classify" else LINK_METRICS[4:])
-
-
-def _few(names: Iterable[str]) -> str:
-    every = list(names)
-    return ", ".join(every[:4]) + (f" and {len(every) - 4} more" if len(every) > 4 else "")
-
-
-def _check_file(name: str, figures: Iterable[str]) -> None:
-    for other in figures:
-        if other == name:
-            return
-        if other.replace(" ", "-").lower() == name.replace(" ", "-").lower():
-            raise SemlinkError(f"figures '{other}' and '{name}' would be the same file; rename one")

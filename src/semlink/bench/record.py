@@ -121,7 +121,7 @@ class EvaluateRecord(Record):
 
 class _Trained(Record):
     attack: str
-    threat: dict[str, bool | int | float]
+    threat: dict[str, bool | int | float | str | None]
     settings: dict[str, Any]
     converged: bool
     last_fifth_fall: float | None
@@ -137,19 +137,27 @@ class AttackRecord(_Trained):
 
 
 class JudgeRecord(_Trained):
-    """What an attack learned, and what is known without it, on the test set over a grid of the eavesdropper's SNR."""
+    """What an attack learned, and what is known without it, on the test set over a grid of the eavesdropper's SNR.
+
+    ``ceilings_bits`` are upper bounds of what any attack under the same threat can learn of an image, by SNR.
+    """
 
     kind: Literal["judge"] = "judge"
     draws: int
     noise_seed: int
     points: list[dict[str, float | Measurement]]
     baselines: dict[str, dict[str, Measurement]]
+    ceilings_bits: list[dict[str, float]] = []
+
+    @property
+    def snr_db(self) -> float:
+        """Es/N0 on the channel of the attack in training."""
+        return float(self.threat["snr_db"] or 0)
 
     @property
     def results(self) -> dict[str, Measurement]:
         """What was measured at the SNR that the attack was trained at, or at the first of a grid without it."""
-        own = self.threat["snr_db"]
-        point = next((point for point in self.points if point["snr_db"] == own), self.points[0])
+        point = next((point for point in self.points if point["snr_db"] == self.snr_db), self.points[0])
         return {name: value for name, value in point.items() if isinstance(value, Measurement)}
 
 

@@ -109,6 +109,23 @@ class BenchRecord(record.Strict):
     differences: list[Difference]
     written: str
 
+    def poor(self) -> set[tuple[str, str]]:
+        """Return link and attack of those that draw worse than the mean image, at the SNR that they were trained at.
+
+        Whoever does so has not learned what there is to learn, and says nothing of the defence.
+        """
+        held = {row.key: row.shown.mean for row in self.rows if row.metric == "psnr_db"}
+        found = set[tuple[str, str]]()
+        for link, attack, metric, snr_db in held:
+            guess = held.get((link, "mean_image", metric, None))
+            if snr_db is None or attack is None or attack not in self.recipe["attacks"] or guess is None:
+                continue
+            trained = self.recipe["attacks"][attack]["snr_db"]
+            own = self.recipe["links"][link]["snr_db"] if trained is None else trained
+            if held.get((link, attack, metric, own), held[link, attack, metric, snr_db]) < guess:
+                found.add((link, attack))
+        return found
+
     @property
     def missing(self) -> list[CellState]:
         """The cells that are not done."""

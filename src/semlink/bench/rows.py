@@ -7,24 +7,14 @@ from typing import Any, NamedTuple
 import torch
 
 from semlink.bench import record
+from semlink.bench.measures import wanted as is_wanted
 from semlink.bench.record import JudgeRecord, Measurement, Record
 from semlink.metrics import seed_interval
 
 #: Attack of a row of a link that answers nothing but the commoner of two.
 CONSTANT = "constant"
-#: Attack of a row that no attack is needed for: what is known without listening.
-BASELINES = (CONSTANT, "mean_image", "class_mean")
-#: What metrics are called in tables and figures.
-TITLES = {
-    "accuracy": "Accuracy (%)",
-    "balanced_accuracy": "Balanced accuracy (%)",
-    "auc": "ROC AUC (%)",
-    "average_precision": "Average precision (%)",
-    "psnr_db": "PSNR (dB)",
-    "ssim": "SSIM",
-    "lpips": "LPIPS",
-    "mi_leakage": "MI leakage (bit)",
-}
+#: Attack of a row that no attack is needed for: what is known without listening, and the ends of a metric's scale.
+BASELINES = (CONSTANT, "mean_image", "class_mean", "prior", "delivered_label", "unrelated_image", "identical_image")
 
 
 class About(record.Strict):
@@ -87,10 +77,11 @@ def rows(
         own = {each.seed: each.record for each in mine if isinstance(each.record, record.EvaluateRecord)}
         yield from _series(link, None, {seed: each.points for seed, each in own.items()}, metrics, None)
         every = [(each.seed, each.record) for each in mine if isinstance(each.record, JudgeRecord)]
-        judged = dict(sorted(every, key=lambda each: each[1].images["test"]))  # the baselines of most images
         for name in BASELINES:
-            bare: dict[int, list[dict[str, Any]]]
-            bare = {seed: [each.baselines[name]] for seed, each in judged.items() if name in each.baselines}
+            bare: dict[int, list[dict[str, Any]]] = {}
+            for seed, each in sorted(every, key=lambda each: each[1].images["test"]):  # those of most images prevail
+                if name in each.baselines:
+                    bare[seed] = [bare.get(seed, [{}])[0] | each.baselines[name]]
             if name == CONSTANT:
                 bare = {seed: [each.constant] for seed, each in own.items() if each.constant}
             yield from _series(link, name, bare, metrics, None)
@@ -105,12 +96,12 @@ def _series(
     link: str,
     attack: str | None,
     by_seed: dict[int, list[dict[str, Any]]],
-    wanted: Iterable[str],
+    wanted: list[str],
     converged: bool | None,
 ) -> Iterator[Row]:
     points = next(iter(by_seed.values()), [])
     found = points[0] if points else {}
-    names = [name for name in found if name in wanted or name.partition(".")[0] in wanted]
+    names = [name for name in found if is_wanted(name, wanted)]
     for name in names:
         for i, point in enumerate(points):
             seeds = {seed: each[i][name] for seed, each in by_seed.items()}

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps of a bench: prepare images, train a link or fetch one, evaluate it, attack it and judge that, draw.
+"""The steps of a bench: prepare images, train a link or fetch one, evaluate it, attack it, judge that, draw.
 
-    prepare ──> train | fetch ──> evaluate ──> draw
-                     └──> attack ──> judge ──> draw
+    prepare ─┬─> train | fetch ─┬─> evaluate ──> draw
+             │                  └─> attack ──> judge ──> draw
+             └─> read ─────────────────────────┘
 
 A step works in the folder of its cell from a ``spec`` of plain values and the folders of the cells it builds on. Its
 ``trial`` is the same work on a few images: its hash is the witness by which changed code proves that it still gives the
@@ -24,7 +25,7 @@ from torch import Tensor
 from semlink import data
 from semlink._files import write_text
 from semlink.attacks import Threat
-from semlink.bench import attacker, drawing, evaluator, judge, links, preparer, presets, record, trainer, zoo
+from semlink.bench import attacker, drawing, evaluator, judge, links, preparer, presets, reader, record, trainer, zoo
 from semlink.bench.scoring import encode
 from semlink.data import DataSet, ImageSet
 from semlink.schemes import Link
@@ -189,7 +190,7 @@ class Attack(Step):
         """Train two epochs of two batches."""
         link, sets = _link(spec, inputs, device)
         plan = _plan(spec, device)
-        eve = attacker.build(link, plan)
+        eve = attacker.build(link, plan, data.describe(sets.name))
         few, short, scale = _few(sets, "attacker", presets.preset(plan.preset).scale(sets.image_shape[0]).attack)
         with tempfile.TemporaryDirectory() as work:
             history = attacker.fit(eve, few, short, plan, Path(work), device)
@@ -218,22 +219,52 @@ class Judge(Step):
             spec["metrics"],
             device,
             folder / "judge.json",
+            reader=inputs["reader"] / "reader" if "reader" in inputs else None,
         )
 
     def trial(self, spec: Spec, inputs: Inputs, device: torch.device) -> Trial:
         """Judge a few test images."""
         link, sets = _link(spec, inputs, device)
         if (path := inputs.get("attack")) and path.exists():
-            eve = attacker.load_attack(link, read_plan(path), path / "attack").to(device)
+            eve = attacker.load_attack(link, read_plan(path), data.describe(sets.name), path / "attack").to(device)
         else:
-            eve = attacker.build(link, _plan(spec, device)).to(device).eval()
+            eve = attacker.build(link, _plan(spec, device), data.describe(sets.name)).to(device).eval()
         few = replace(sets, test=_first(sets.test, IMAGES))
         begun = time.perf_counter()
-        found = judge.values(link, eve, few, spec["snr_db"], 1, spec["seed"], spec["metrics"], device)
-        found[float("inf")] = judge.baselines(few, False, spec["seed"], spec["metrics"], device)["mean_image"]
+        asked = (spec["seed"], spec["metrics"], device)
+        found, _ = judge.values(link, eve, few, spec["snr_db"], 1, *asked)
+        found[float("inf")] = next(iter(judge.baselines(link, eve, few, *asked).values()))
         most = min(len(sets.test), eve.most_images or len(sets.test))
         pace = (time.perf_counter() - begun) * spec["draws"] * most / len(few.test)
         return Trial(_digest(found), pace, 4 * most * sum(map(len, found.values())))
+
+
+class Read(Step):
+    """Trains the classifier that reads what attacks draw, in ``reader``."""
+
+    files = tuple(f"reader/{name}" for name in reader.FILES)
+
+    def modules(self, spec: Spec) -> tuple[str, ...]:
+        """Return the reader's module."""
+        return (reader.__name__,)
+
+    def run(self, spec: Spec, inputs: Inputs, folder: Path, device: torch.device, watch: Watcher) -> None:
+        """Train, or resume."""
+        precision = resolve_precision(device, "auto")
+        reader.train_reader(
+            spec["name"], spec["variant"], spec["preset"], spec["seed"], precision, folder / "reader", device, watch
+        )
+
+    def trial(self, spec: Spec, inputs: Inputs, device: torch.device) -> Trial:
+        """Train two epochs of two batches."""
+        sets, plan = data.load(spec["name"], spec["variant"]), presets.preset(spec["preset"])
+        shown = data.describe(spec["name"])
+        few, short, scale = _few(sets, "attacker", plan.scale(shown.image_shape[0]).link)
+        reads, precision = reader.build(shown, spec["preset"], spec["seed"]), resolve_precision(device, "auto")
+        with tempfile.TemporaryDirectory() as work:
+            history = reader.fit(reads, few, short, spec["seed"], precision, Path(work), device)
+        size = 4 * sum(p.numel() for p in reads.parameters())
+        return Trial(attacker.fingerprint(reads), scale * history[-1]["epoch_seconds"], size)
 
 
 class Draw(Step):
@@ -271,6 +302,7 @@ STEPS: dict[str, Step] = {
     "fetch": Fetch(),
     "evaluate": Evaluate(),
     "attack": Attack(),
+    "read": Read(),
     "judge": Judge(),
     "draw": Draw(),
 }
@@ -293,9 +325,10 @@ def read_plan(folder: Path) -> attacker.Plan:
 
 
 def _plan(spec: Spec, device: torch.device) -> attacker.Plan:
-    threat = Threat(spec["eve_snr_db"], spec["with_secret"], spec["antennas"])
     precision = resolve_precision(device, spec["precision"])
-    return attacker.Plan(spec["attack"], threat, spec["preset"], spec["perceptual"], spec["attack_seed"], precision)
+    return attacker.Plan(
+        spec["attack"], Threat(**spec["threat"]), spec["preset"], spec["perceptual"], spec["attack_seed"], precision
+    )
 
 
 def _link(spec: Spec, inputs: Inputs, device: torch.device) -> tuple[Link, DataSet]:

@@ -13,6 +13,7 @@ from typing import Any
 from semlink import __version__
 from semlink._arguments import check_arguments
 from semlink._errors import SemlinkError, TrainingDiverged, check_name
+from semlink.cli.audit import Audit
 from semlink.cli.bench import Bench, BenchCompare, BenchShow
 from semlink.cli.common import say
 from semlink.cli.data import Data
@@ -23,6 +24,7 @@ VERBS: dict[str, type] = {
     "train": Train,
     "evaluate": Evaluate,
     "attack": Attack,
+    "audit": Audit,
     "bench": Bench,
     "bench show": BenchShow,
     "bench compare": BenchCompare,

@@ -184,6 +184,12 @@ class Attack(Common):
     """The eavesdropper holds the key."""
     antennas: int = 1
     """Of the eavesdropper, or of those who collude; all that they hear is combined."""
+    transmissions: int = 1
+    """Of each image that she hears, with the noise and the nonce that the scheme draws for each."""
+    channel: str | None = None
+    """Her own channel: awgn, rayleigh or rician; of the link's kind if left out."""
+    csi: bool = True
+    """She knows the gains of her channel."""
     perceptual: Literal["vgg16", "none"] = "vgg16"
     """Perceptual loss of the attacker; vgg16 needs the weights in SEMLINK_DATA."""
     precision: str = "auto"
@@ -204,7 +210,7 @@ class Attack(Common):
         with ScreenProgress(self.attack) as watch:
             path = attack(
                 self.folder,
-                Threat(snr_db, self.with_key, self.antennas),
+                Threat(snr_db, self.with_key, self.antennas, self.transmissions, self.channel, self.csi),
                 device,
                 name=self.attack,
                 perceptual=self.perceptual,

@@ -19,12 +19,15 @@ from semlink.data.sources import FILES, cache_root, data_root, how_to_get, missi
 from semlink.data.splits import Split, deal_partition
 from semlink.data.workshop import workshop
 
-_LAYOUT = 1  # to be raised when the content of the cache file changes for the same input
+_LAYOUT = 2  # to be raised when the content of the cache file changes for the same input
 _CHUNK = 256
 
 
 class Prepared(NamedTuple):
-    """Images (N, 3, 64, 64) uint8 and targets (N, 40) uint8, one split after the other as ``split`` numbers them."""
+    """Images (N, 3, 64, 64) uint8 and targets (N, 40) uint8, one split after the other as ``split`` numbers them.
+
+    ``persons`` are numbers of the persons shown, (N,) int64, None if they were not supplied.
+    """
 
     images: Tensor
     targets: Tensor
@@ -32,6 +35,7 @@ class Prepared(NamedTuple):
     names: tuple[str, ...]
     sha256: str
     source: str
+    persons: Tensor | None
 
 
 def image_folder() -> Path:
@@ -91,15 +95,20 @@ def _prepare(files: list[str], identity: Path | None) -> Prepared:
     listed = {int(file.removesuffix(".jpg")): file for file in files if file in partition and file in rows}
     ids = np.array(sorted(listed), dtype=np.int64)
     split = deal_partition("celeba", ids, np.array([partition[listed[i]] for i in ids.tolist()]))
-    if identity is not None:
-        check_identities(identity, split, listed)
+    person_of = check_identities(identity, split, listed) if identity is not None else None
     order = [listed[i] for i in np.concatenate(split).tolist()]
     images = _decode(order)
     targets = np.stack([rows[file] for file in order])
-    persons = "identities checked" if identity else "official partition, identities not supplied"
-    source = f"user-supplied: {len(order):,} of {len(partition):,} images; {persons}"
+    checked = "identities checked" if identity else "official partition, identities not supplied"
+    source = f"user-supplied: {len(order):,} of {len(partition):,} images; {checked}"
     return Prepared(
-        torch.from_numpy(images), torch.from_numpy(targets), split, names, _sum(images, targets, split, names), source
+        torch.from_numpy(images),
+        torch.from_numpy(targets),
+        split,
+        names,
+        _sum(images, targets, split, names),
+        source,
+        torch.tensor([person_of[file] for file in order]) if person_of is not None else None,
     )
 
 
@@ -122,8 +131,8 @@ def _decode(files: list[str]) -> np.ndarray:
     return images
 
 
-def check_identities(path: Path, split: Split, files: dict[int, str]) -> None:
-    """Check that no person is in two of: link (training and validation), attacker, test.
+def check_identities(path: Path, split: Split, files: dict[int, str]) -> dict[str, int]:
+    """Check that no person is in two of: link (training and validation), attacker, test; return the person by file.
 
     Args:
         path: identity_CelebA.txt, one file name and one person's number a line.
@@ -150,6 +159,7 @@ def check_identities(path: Path, split: Split, files: dict[int, str]) -> None:
                     f"{path} gives {other_file} ({other}) and {file} ({role}) the same person {person_of[file]}, "
                     "expected no person in two splits; use the official identity and partition lists"
                 )
+    return person_of
 
 
 def _sum(images: np.ndarray, targets: np.ndarray, split: Split, names: tuple[str, ...]) -> str:
@@ -168,7 +178,8 @@ def _write(prepared: Prepared, path: Path) -> None:
     tensors = {f"ids.{role}": torch.from_numpy(ids) for role, ids in prepared.split._asdict().items()}
     metadata = {"names": json.dumps(prepared.names), "sha256": prepared.sha256, "source": prepared.source}
     try:
-        save_file({"images": prepared.images, "targets": prepared.targets, **tensors}, path, metadata)
+        persons = {} if prepared.persons is None else {"persons": prepared.persons}
+        save_file({"images": prepared.images, "targets": prepared.targets, **persons, **tensors}, path, metadata)
     except SafetensorError as error:
         reason = " ".join(str(error).split())
         raise SemlinkError(
@@ -187,9 +198,10 @@ def _read(path: Path) -> Prepared | None:
             metadata = stored.metadata()
             images, targets = stored.get_tensor("images"), stored.get_tensor("targets")
             split = Split(*(stored.get_tensor(f"ids.{role}").numpy() for role in Split._fields))
+            persons = stored.get_tensor("persons") if "persons" in stored.keys() else None  # noqa: SIM118
         names, sha256, source = tuple(json.loads(metadata["names"])), metadata["sha256"], metadata["source"]
     except (SafetensorError, OSError, KeyError, ValueError, TypeError):
         return None
     if _sum(images.numpy(), targets.numpy(), split, names) != sha256:
         return None
-    return Prepared(images, targets, split, names, sha256, source)
+    return Prepared(images, targets, split, names, sha256, source, persons)

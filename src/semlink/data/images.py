@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image sets held as uint8 tensors in memory, and the augmentation of whole batches."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,10 +29,12 @@ class ImageSet:
     Attributes:
         images: (N, C, H, W) uint8
         targets: (N,) int64 class indices, or (N, A) float32 attributes in {0, 1}
+        persons: (N,) int64 numbers of the persons shown; None where nobody is, or they are not known
     """
 
     images: Tensor
     targets: Tensor
+    persons: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -39,11 +42,15 @@ class ImageSet:
     def subset(self, indices: Tensor) -> "ImageSet":
         """Return the images at ``indices``: (M,) int64, in that order."""
         indices = indices.to(self.images.device)
-        return ImageSet(self.images.index_select(0, indices), self.targets.index_select(0, indices))
+        return self._each(lambda held: held.index_select(0, indices))
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """Return the set on ``device``."""
-        return ImageSet(self.images.to(device), self.targets.to(device))
+        return self._each(lambda held: held.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "ImageSet":
+        persons = None if self.persons is None else change(self.persons)
+        return ImageSet(change(self.images), change(self.targets), persons)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return images (B, C, H, W) float32 in [0, 1], not augmented, and targets at ``indices``: (B,) int64."""

@@ -3,6 +3,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,11 +42,13 @@ def names() -> list[str]:
 def variants(name: str) -> list[str]:
     """Return the named splits of a set, "default" first.
 
+    "shadow" is the default split in the hands of an attacker who trains a link of her own, on her own images.
+
     Raises:
         SemlinkError: the set is unknown.
     """
     check_name("data set", name, NAMES)
-    return [variant for known, variant in COUNTS if known == name] or ["default"]
+    return [*([variant for known, variant in COUNTS if known == name] or ["default"]), "shadow"]
 
 
 def load(name: str, variant: str = "default") -> DataSet:
@@ -63,6 +66,8 @@ def load(name: str, variant: str = "default") -> DataSet:
     """
     check_name("data set", name, NAMES)
     check_name(f"variant of {name}", variant, variants(name))
+    if variant == "shadow":
+        return _shadow(load(name))
     if name == "celeba":
         return _celeba()
     pool = _digits() if name == "digits" else _cifar10() if name == "cifar10" else _idx(name)
@@ -88,11 +93,22 @@ def load(name: str, variant: str = "default") -> DataSet:
     )
 
 
+def _shadow(sets: DataSet) -> DataSet:
+    own, splits = {"transceiver": "attacker", "validation": "attacker_validation"}, dict(sets.provenance["splits"])
+    return replace(
+        sets,
+        variant="shadow",
+        **{role: getattr(sets, of) for role, of in own.items()},
+        provenance=sets.provenance | {"variant": "shadow", "splits": splits | {r: splits[o] for r, o in own.items()}},
+    )
+
+
 def _celeba() -> DataSet:
     prepared = load_prepared()
     targets = prepared.targets.float()
     sizes = [len(ids) for ids in prepared.split]
-    parts: Iterator[ImageSet] = map(ImageSet, prepared.images.split(sizes), targets.split(sizes))
+    persons = [None] * len(sizes) if prepared.persons is None else prepared.persons.split(sizes)
+    parts: Iterator[ImageSet] = map(ImageSet, prepared.images.split(sizes), targets.split(sizes), persons)
     return DataSet(
         name="celeba",
         variant="default",

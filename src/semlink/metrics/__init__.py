@@ -21,6 +21,7 @@ from semlink.metrics.ceilings import (
 )
 from semlink.metrics.estimators import copula_mi_bits, gaussian_mi_bits, ksg_mi_bits
 from semlink.metrics.fisher import FisherLeakage, NotDifferentiable, fisher_leakage, unbiased_mse_bound
+from semlink.metrics.identity import retrieval, verification_auc
 from semlink.metrics.leakage import MI_VARIANTS, mi_leakage, mi_null
 from semlink.metrics.quality import SSIM_VARIANTS, mse, psnr_db, ssim
 from semlink.metrics.ranking import auc, average_precision
@@ -77,6 +78,7 @@ __all__ = [
     "nwj_bits",
     "paired_difference",
     "psnr_db",
+    "retrieval",
     "seed_difference",
     "seed_interval",
     "smile_estimate_bits",
@@ -84,4 +86,5 @@ __all__ = [
     "unbiased_mse_bound",
     "unpaired_difference",
     "upper_bounds_bits",
+    "verification_auc",
 ]

@@ -99,12 +99,13 @@ def mi_null(x: Tensor, y: Tensor, generator: torch.Generator, variant: str = "se
         raise SemlinkError(f"the null of MI leakage needs at least 2 images to pair with others, got {len(x)}")
     if shuffles < 1:
         raise SemlinkError(f"shuffles is {shuffles}: at least 1 is needed")
-    return torch.stack([mi_leakage(x, y[other], variant) for other in _partners(len(x), shuffles, generator)]).mean(0)
+    partners = _partners(len(x), shuffles, generator)
+    return torch.stack([mi_leakage(x, y[other.to(y.device)], variant) for other in partners]).mean(0)
 
 
 def _partners(count: int, shuffles: int, generator: torch.Generator) -> Iterator[Tensor]:
     for _ in range(shuffles):
-        ring = torch.randperm(count, generator=generator, device=generator.device).cpu()
+        ring = torch.randperm(count, generator=generator, device=generator.device)
         other = torch.empty_like(ring)
         other[ring] = ring.roll(1)  # everyone meets the neighbour on a ring in random order
         yield other

@@ -143,7 +143,8 @@ def _units(found: BenchRecord, row: Row) -> str:
     units = f"{row.shown.n} seeds" if row.over_seeds else f"{row.shown.n} images"
     if row.attack not in BASELINES and len(row.seeds) < len(wanted):
         units += f" (seed{'s' * (len(row.seeds) > 1)} {', '.join(map(str, row.seeds))} of {len(wanted)})"
-    return units + ", not converged" * (row.converged is False)
+    poor = (row.link, row.attack) in found.poor()
+    return units + ", not converged" * (row.converged is False) + ", worse than the mean image" * poor
 
 
 def _pairing(over: str, difference: Measurement) -> str:
@@ -172,8 +173,11 @@ def _legend(found: BenchRecord) -> list[str]:
 
 def _remarks(found: BenchRecord) -> list[str]:
     lines = []
-    if any(row.converged is False for row in found.rows):
-        lines.append("an attack that is not converged supports no claim that a defence survives")
+    if found.poor() or any(row.converged is False for row in found.rows):
+        lines.append(
+            "an attack that is not converged, or draws worse than the mean image, supports no claim that a defence "
+            "survives"
+        )
     lines += [f"mixed: {sentence}" for sentence in found.mixed()]
     if taken := sum(bool(cell.declared) for cell in found.cells):
         cells = "1 cell was" if taken == 1 else f"{taken} cells were"

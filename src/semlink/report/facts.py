@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 
 from semlink.report.gather import Attacked, Run
-from semlink.report.text import antennas
+from semlink.report.text import reception
 
 Facts = dict[str, list[str]]  # what -> one text for each link or attack
 
@@ -55,7 +55,7 @@ def _of_attack(attack: Attacked) -> dict[str, str]:
     perceptual = f"MSE and {settings['taps']} layers of VGG16" if settings.get("taps") else "MSE"
     return {
         "Attack": f"{said.attack}, seed {settings.get('seed', '?')}, {settings.get('precision', '?')}",
-        "Eve's channel": f"{said.threat['snr_db']:g} dB Es/N0, noise of her own{antennas(said)}",
+        "Eve's channel": f"{said.threat['snr_db']:g} dB Es/N0, noise of her own{reception(said)}",
         "She may": "have images of her own sent, listen" + (", use the key" if attack.with_secret else ""),
         "Images by role": ", ".join(f"{role.replace('_', ' ')} {_whole(n)}" for role, n in said.images.items()),
         "Decoder parameters": _whole(settings["parameters"]) if "parameters" in settings else "",

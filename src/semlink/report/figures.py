@@ -13,15 +13,24 @@ from torch import Tensor
 from semlink.bench.figures import TEXT, Curve, draw_curves, style
 
 
-def curves_svg(curves: Sequence[Curve], ylabel: str, chance: float | None = None) -> str:
+def curves_svg(
+    curves: Sequence[Curve],
+    ylabel: str,
+    chance: float | None = None,
+    *,
+    called: str = "guessing",
+    always: bool = False,
+    **axis: str,
+) -> str:
     """Return an ``<svg>`` of measurements over SNR with their intervals, for the page that it is put into.
 
-    ``chance`` is drawn where the axis reaches down to it anyway.
+    ``chance``, ``called`` so, is drawn ``always``, or where the axis reaches down to it anyway; ``axis`` as of
+    ``draw_curves``.
     """
     with style():
-        figure, axes = draw_curves(curves, ylabel)
-        if chance is not None and axes.get_ylim()[0] <= chance:
-            _level(axes, "guessing", chance)
+        figure, axes = draw_curves(curves, ylabel, **axis)
+        if chance is not None and (always or axes.get_ylim()[0] <= chance):
+            _level(axes, called, chance)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue())

@@ -138,8 +138,11 @@ def _attack_details(attack: JudgeRecord) -> dict[str, str]:
     taps = attack.settings.get("taps")
     return {
         "attack": attack.attack,
-        "snr_db": f"at {attack.threat['snr_db']:g} dB",
+        "snr_db": f"at {attack.snr_db:g} dB",
         "antennas": f"{attack.threat.get('antennas', 1)} antennas",
+        "transmissions": f"{attack.threat.get('transmissions', 1)} transmissions",
+        "channel": f"over {attack.threat.get('channel') or 'the same kind of channel'}",
+        "csi": "with CSI" if attack.threat.get("csi", True) else "without CSI",
         "taps": f"trained with {taps} layers of VGG16" if taps else "trained on MSE",
         **{name: f"{name} {attack.settings.get(name)}" for name in ("perceptual", "width", "seed", "precision")},
     }

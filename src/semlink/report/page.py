@@ -12,13 +12,14 @@ from torch import Tensor
 from semlink._errors import SemlinkError
 from semlink._files import write_text
 from semlink.bench.figures import Curve
+from semlink.bench.measures import TITLES
 from semlink.bench.record import Measurement
-from semlink.bench.rows import TITLES
 from semlink.report.facts import attack_facts, link_facts
 from semlink.report.figures import curves_svg, strip_uri
 from semlink.report.gather import Attacked, Run, gather
 from semlink.report.summary import sentences
 from semlink.report.tables import attack_rows, numbers, snr_rows, table
+from semlink.report.template import render
 
 
 @dataclass
@@ -45,20 +46,13 @@ def write_page(runs: Sequence[Path], out: Path, command: str) -> Path:
     Raises:
         SemlinkError: there is no run folder; one is no finished run; a record or picture file is damaged.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     found = gather(runs)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     attacks = [(run, attack) for run in found for attack in run.attacks]
     grids, unseen = _grids(attacks)
-    page = environment.get_template("page.html.j2").render(
+    page = render(
+        "page.html.j2",
         run_names=[run.label for run in found],
         takeaways=sentences(found),
         missing=[part for run in found for part in run.missing()],
@@ -107,6 +101,8 @@ def _grids(attacks: Iterable[tuple[Run, Attacked]]) -> tuple[list[Grid], list[st
         if "celeba" in run.recipe.data.lower():
             unseen.append(f"{attack.label}: the terms of {run.recipe.data} forbid showing images; numbers only.")
             continue
+        if "psnr_db" not in attack.record.results:
+            continue  # it answers questions, and draws nothing
         if not attack.images.exists():
             again = f"remove {attack.images.with_suffix('.json').name} and run semlink attack {run.command_name}"
             unseen.append(f"{attack.label}: its pictures are missing; to make them, {again}.")

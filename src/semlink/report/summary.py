@@ -70,7 +70,7 @@ def _leakage(first: Run, second: Run | None) -> str:
         return f"What an eavesdropper without a key learns has not been measured yet; {missing}."
     last = known[-1][1]
     guess = last.record.baselines["mean_image"]["psnr_db"]
-    heard = {hit.record.threat["snr_db"] for _, hit in known}
+    heard = {hit.record.snr_db for _, hit in known}
     at = f" listening at {_number(heard.pop(), 'g')} dB" if len(heard) == 1 else ""
     got = " and ".join(f"of {_short(run)} at {_rebuilt(hit)}" for run, hit in known)
     source = "from the latter " if len(known) > 1 else ""

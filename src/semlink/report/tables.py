@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from semlink.bench.measures import TITLES
 from semlink.bench.record import Measurement
-from semlink.bench.rows import TITLES
 from semlink.report.gather import Attacked, Run
 
 _DIGITS = {"%": 2, "dB": 2}

@@ -60,7 +60,7 @@ def evaluated(done: EvaluateRecord) -> str:
 def attacked(done: JudgeRecord, path: Path) -> str:
     """Return what ``semlink attack`` prints: a line for the attack and for each baseline."""
     key = " with the key" if done.threat["with_secret"] else ""
-    at = f"{done.threat['snr_db']} dB{antennas(done)}"
+    at = f"{done.threat['snr_db']} dB{reception(done)}"
     lines = [f"{done.attack} on {done.recipe.scheme}{key}, Eve at {at}, 95 % intervals"]
     lines += _aligned({"attack": done.results, **done.baselines})
     if not done.converged:
@@ -78,7 +78,11 @@ def _aligned(rows: dict[str, dict[str, Measurement]]) -> list[str]:
     """Return a header and a line a row, metrics in columns, intervals in brackets."""
     first = next(iter(rows.values()))
     heads = ["", *(f"{name} ({value.unit})" if value.unit != "1" else name for name, value in first.items())]
-    numbers = [intervals([measured[name] for measured in rows.values()]) for name in first]
+    numbers = []
+    for name in first:
+        held = {row: measured[name] for row, measured in rows.items() if name in measured}
+        texts = dict(zip(held, intervals([*held.values()]), strict=True))
+        numbers.append([texts.get(row, "") for row in rows])
     return columns([heads, *map(list, zip(rows, *numbers, strict=True))])
 
 
@@ -104,7 +108,11 @@ def columns(rows: list[list[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def antennas(done: JudgeRecord) -> str:
-    """Return what is to be added to the eavesdropper's SNR if she has several antennas."""
-    count = done.threat.get("antennas", 1)
-    return f" at each of {count} antennas" if count > 1 else ""
+def reception(done: JudgeRecord) -> str:
+    """Return what is to be added to the eavesdropper's SNR: several receptions, a channel unlike the link's."""
+    threat = done.threat
+    counts = {what: threat.get(what) or 1 for what in ("antennas", "transmissions")}
+    said = [f"{count} {what}" for what, count in counts.items() if count != 1]
+    where = f" at each of {' and '.join(said)}" if said else ""
+    own = f" over her own channel, {threat['channel']}" if threat.get("channel") else ""
+    return where + own + ("" if threat.get("csi", True) else " without CSI")

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must hold between the fields of a recipe that are right by themselves."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from semlink._errors import SemlinkError, check_name
+from semlink.bench import measures
+from semlink.bench.mistakes import Keys
+
+if TYPE_CHECKING:
+    from semlink.bench.recipes import AttackEntry, Content, FigureEntry, LinkEntry
+
+
+def relations(content: "Content") -> Iterator[tuple[Keys, Callable[..., Any], tuple[Any, ...]]]:
+    """Yield what must hold between fields that are right by themselves: keys, a check, and its arguments."""
+    from semlink import data
+    from semlink.schemes import Task, schemes
+    from semlink.schemes.options import options, takes_any
+
+    links, measured = content.links, content.evaluation.metrics
+    for name, link in links.items():
+        at, shown = ("links", name), data.describe(link.data)
+        yield (*at, "variant"), check_name, (f"variant of {link.data}", link.variant, data.variants(link.data))
+        yield (
+            (*at, "task"),
+            Task.create,
+            (
+                link.task,
+                shown.image_shape,
+                shown.kind,
+                shown.targets,
+                shown.attributes,
+            ),
+        )
+        yield (*at, "weights"), _check_one_seed, (link,)
+        yield (*at, "start"), _check_start, (name, links)
+        scheme = schemes[link.scheme]
+        known = [option.name for option in options(scheme)]
+        for option in () if takes_any(scheme) else link.options:
+            yield (*at, "options", option), check_name, (f"option of {link.scheme}", option, known)
+    for name, attack in content.attacks.items():
+        at = ("attacks", name)
+        for link in attack.links or ():
+            yield (*at, "links"), check_name, ("link", link, links)
+        yield (*at, "csi"), _check_threat, (attack,)
+        if attack.queries is not None:
+            yield (*at, "queries"), _check_queries, (attack, links)
+        if attack.with_secret:
+            bare = [link for link, entry in links.items() if schemes[entry.scheme].secret is None]
+            yield (*at, "with_secret"), _check_secret, (attack.links or list(links), bare)
+    for name, figure in content.figures.items():
+        at = ("figures", name)
+        for link in figure.links or ():
+            yield (*at, "links"), check_name, ("link", link, links)
+        for attack in figure.attacks or ():
+            yield (*at, "attacks"), check_name, ("attack", attack, content.attacks)
+        yield (*at, "metric"), _check_measured, (figure.metric, measured)
+        named = {*(figure.links or ())} <= links.keys() and {*(figure.attacks or ())} <= content.attacks.keys()
+        if named and figure.metric in measured:
+            yield (*at, "metric"), _check_drawn, (figure, content)
+        yield at, _check_file, (name, content.figures)
+
+
+def _check_one_seed(link: "LinkEntry") -> None:
+    if link.weights is not None and len(link.seeds) != 1:
+        raise SemlinkError(f"these weights are one trained link: expected exactly 1 seed, not {len(link.seeds)}")
+
+
+def _check_start(name: str, links: dict[str, "LinkEntry"]) -> None:
+    seen, link = [name], links[name]
+    if link.start and link.weights:
+        raise SemlinkError("a link with weights is not trained, so it starts from nothing; leave one of the two out")
+    while link.start and not link.start.startswith("zoo:"):
+        if link.start == seen[-1] or link.start not in links:
+            others = [each for each in links if each != seen[-1]]
+            check_name("link to start from ('zoo:' and a name is one too)", link.start, others)
+        if link.start in seen:
+            raise SemlinkError(f"links start from each other in a circle: {' from '.join([*seen, link.start])}")
+        seen.append(link.start)
+        link = links[link.start]
+
+
+def _check_secret(targets: list[str], bare: list[str]) -> None:
+    if without := [link for link in targets if link in bare]:
+        raise SemlinkError(f"without a secret: {', '.join(without)}; name in 'links' those whose scheme has one")
+
+
+def _check_threat(attack: "AttackEntry") -> None:
+    from semlink.attacks import Threat
+
+    Threat(0.0, attack.with_secret, attack.antennas, attack.transmissions, attack.channel, attack.csi)
+
+
+def _check_queries(attack: "AttackEntry", links: dict[str, "LinkEntry"]) -> None:
+    queried = links[check_name("link", attack.queries or "", links)]
+    for name in attack.links or links:
+        if name == attack.queries:
+            raise SemlinkError(f"'{name}' is its own victim; leave 'queries' out, or it out of 'links'")
+        for key in ("data", "channel_uses"):
+            if (own := getattr(links[name], key)) != (other := getattr(queried, key)):
+                raise SemlinkError(f"link '{name}' has {key} {own!r}, '{attack.queries}' {other!r}; make them alike")
+
+
+def _check_measured(metric: str, measured: list[str]) -> None:
+    if metric not in measured:
+        raise SemlinkError(f"'{metric}' is not measured; add it to evaluation.metrics, now {', '.join(measured)}")
+
+
+def _check_drawn(figure: "FigureEntry", content: "Content") -> None:
+    """Refuse a figure that no link and no attack of it has a number for."""
+    links = figure.links or list(content.links)
+    attacks = figure.attacks or list(content.attacks)
+    attacked = [content.attacks[name] for name in attacks if {*links} & {*(content.attacks[name].links or links)}]
+    if figure.attacks is not None and not attacked:
+        raise SemlinkError("none of its attacks is on any of its links; change 'attacks' or 'links'")
+    if any(attack.measured([figure.metric]) for attack in attacked):
+        return
+    if figure.attacks is not None:
+        raise SemlinkError(
+            f"'{figure.metric}' is not measured of its attacks; leave 'attacks' out, or take one of: "
+            f"{', '.join(dict.fromkeys(metric for attack in attacked for metric in attack.offers()))}"
+        )
+    offered = dict.fromkeys(metric for link in links for metric in _offered(content.links[link]))
+    if figure.metric not in offered:
+        raise SemlinkError(
+            f"none of its links is measured by '{figure.metric}', and no attack is; they offer: {_few(offered)}"
+        )
+
+
+def _offered(link: "LinkEntry") -> list[str]:
+    """Return the metrics of a link's task, those of attributes one by one."""
+    from semlink import data
+
+    shown = data.describe(link.data)
+    kind, _, chosen = (link.task or ("classify" if shown.kind == "classes" else "attributes")).partition(":")
+    if kind == "attributes":
+        names = chosen.split(",") if chosen else shown.attributes
+        return [f"{metric}.{name}" for metric in measures.ANSWERED for name in names]
+    return list(measures.LINK[:2] if kind == "classify" else measures.LINK[4:])
+
+
+def _few(names: Iterable[str]) -> str:
+    every = list(names)
+    return ", ".join(every[:4]) + (f" and {len(every) - 4} more" if len(every) > 4 else "")
+
+
+def _check_file(name: str, figures: Iterable[str]) -> None:
+    for other in figures:
+        if other == name:
+            return
+        if other.replace(" ", "-").lower() == name.replace(" ", "-").lower():
+            raise SemlinkError(f"figures '{other}' and '{name}' would be the same file; rename one")
