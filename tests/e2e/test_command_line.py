@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ["quickstart", "train", "evaluate", "attack", "report", "data"]
+VERBS = ["quickstart", "train", "evaluate", "attack", "audit", "report", "data"]
 
 
 def semlink(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -73,7 +73,7 @@ def test_help_of_a_verb_shows_an_example(verb):
         (["train", "deepjscc", "--device", "tpu"], "unknown device 'tpu'"),
         (["train", "deepjscc", "--precision", "fp8"], "unknown precision 'fp8'"),
         (["train", "deepjscc", "--devices", "0"], "--devices is 0"),
-        (["train", "deepjscc", "--options", "fresh=false"], "does not take these options"),
+        (["train", "deepjscc", "--options", "fresh=false"], "unknown option of deepjscc 'fresh'"),
         (["train", "deepjscc", "--options", "fresh"], "NAME=VALUE is expected"),
         (["train", "deepjscc", "digits"], "unexpected argument 'digits'"),
         (["train", "deepjscc-encryption", "--key-file", "nowhere.key"], "key file nowhere.key cannot be read"),

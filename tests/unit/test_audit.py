@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of an audit: what is found by name, which attacks are chosen, what is concluded, what fails a build."""
 
+import contextlib
 import dataclasses
 import math
 import sys
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from semlink import SemlinkError
+from semlink._errors import TrainingDiverged
 from semlink.attacks import Threat
 from semlink.bench import audit, battery, gate, pacing, target, trying, verdicts
 from semlink.bench.audit_record import Tried
@@ -332,3 +334,18 @@ def test_words_tell_how_well_eve_hears():
     assert audit_text.hearing(Threat(20.0).describe(), 12.0) == "20 dB, 8 dB better than Bob"
     assert audit_text.hearing(Threat(-4.0).describe(), 4.0) == "−4 dB, 8 dB worse than Bob"
     assert audit_text.hearing(Threat(12.0, True, 4).describe(), 12.0) == "12 dB, as Bob, 4 antennas, with the key"
+
+
+def test_an_attack_that_diverges_sinks_no_other(smoke, tmp_path, monkeypatch):
+    real = audit.attempt
+
+    def attempt(setting, case, clock):
+        if case.threat.snr_db == 10:
+            raise TrainingDiverged("the loss is not finite")
+        return real(setting, case, clock)
+
+    monkeypatch.setattr(audit, "attempt", attempt)
+    silent = contextlib.nullcontext(lambda moment: None)
+    done, _ = audit.audit(smoke, tmp_path, torch.device("cpu"), lambda title: silent, attacks=["inference"])
+    assert [each.snr_db for each in done.tried] == [18, 2]
+    assert done.untested[0].why == "its training diverged: the loss is not finite"

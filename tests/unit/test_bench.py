@@ -76,7 +76,7 @@ def attacked(run) -> Path:
         ({"seed": 2**63}, f"seed is {2**63}"),
         ({"key": Key(bytes(32))}, "scheme 'deepjscc' takes no key"),
         ({"channel_uses": 60}, "60 channel uses"),
-        ({"widht": 3}, "does not take these options"),
+        ({"widht": 3}, "unknown option of deepjscc 'widht'"),
     ],
 )
 def test_a_link_that_makes_no_sense_is_refused_in_one_line(settings, said):
@@ -86,7 +86,7 @@ def test_a_link_that_makes_no_sense_is_refused_in_one_line(settings, said):
 
 
 def test_a_recipe_survives_json_with_the_types_of_its_options():
-    recipe = make_recipe("deepjscc", snr_db=7, seed=5, a=True, b=1, c=1.0, d="one")
+    recipe = make_recipe("layered", snr_db=7, seed=5, a=True, b=1, c=1.0, d="one")
     back = record.Recipe.model_validate(json.loads(json.dumps(recipe.model_dump())))
     assert back == recipe
     assert [type(value) for value in back.options.values()] == [bool, int, float, str]

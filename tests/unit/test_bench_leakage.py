@@ -11,11 +11,11 @@ import torch
 from semlink import data
 from semlink._errors import SemlinkError
 from semlink.attacks import Tap, Threat
-from semlink.bench import graph, judge, links, make_recipe, recipes, record, results
+from semlink.bench import attack, attacker, graph, judge, links, make_recipe, recipes, record, results
 from semlink.bench.engines import InProcess
 from semlink.bench.runner import run as run_bench
 from semlink.bench.store import Store
-from semlink.metrics import MI_VARIANTS
+from semlink.metrics import MI_VARIANTS, psnr_db
 from semlink.report.bench import shown
 
 CPU = torch.device("cpu")
@@ -216,6 +216,39 @@ def test_her_channel_is_her_own():
     assert abs(power.mean() - 1) < 4 * power.std() / math.sqrt(len(power))  # standard errors
 
 
+def test_without_the_key_what_is_sent_under_fresh_nonces_is_not_averaged():
+    images = torch.rand(20, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    link = links.build(make_recipe("deepjscc-encryption", preset="smoke"))
+    with pytest.raises(SemlinkError, match="give her 1 transmission, or the key"):
+        Tap(link, Threat(12.0, transmissions=2)).intercept(images, torch.Generator().manual_seed(1))
+    fixed = links.build(make_recipe("deepjscc-encryption", preset="smoke", fresh=False))
+    once, often = (
+        Tap(fixed, Threat(200.0, transmissions=times)).intercept(images, torch.Generator().manual_seed(1))
+        for times in (1, 2)
+    )
+    assert torch.allclose(once, often, atol=1e-5)
+
+
+def test_a_link_of_the_attackers_own_is_no_victim(leaks):
+    cells, store, _ = leaks
+    shadow = next(c for c in cells.cells if (c.step, c.link) == ("train", "shadow"))
+    with pytest.raises(SemlinkError, match="attack a link of another variant"):
+        attack(store.folder(shadow.name) / "run", Threat(12.0), CPU, perceptual="none")
+
+
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        ('attack = "codebook-inversion"', "attacks.drawing on plain: attack 'codebook-inversion' needs a codebook"),
+        ('attack = "search-smooth"\nperceptual = "vgg16"', "attacks.drawing on plain: a search has no perceptual loss"),
+    ],
+)
+def test_attacks_that_the_victim_gives_nothing_to_are_refused_before_anything_runs(attack, said, tmp_path):
+    (tmp_path / "bad.toml").write_text(RECIPE.replace("[attacks.drawing]\n", f"[attacks.drawing]\n{attack}\n"))
+    with pytest.raises(SemlinkError, match=said):
+        graph.build(recipes.load(str(tmp_path / "bad.toml")), Store(tmp_path / "store"))
+
+
 @pytest.mark.parametrize(
     ("means", "said"),
     [
@@ -237,6 +270,9 @@ def test_means_that_make_no_sense_are_refused(means, said):
         ('queries = "shadows"', "unknown link 'shadows'; did you mean 'shadow'"),
         ("csi = false\nantennas = 2", "line 13: attacks.drawing.csi: several receptions"),
         ('channel = "awgm"', "did you mean 'awgn'"),
+        ('queries = "shadow"\nattack = "search-smooth"', "is given the victim's encoder, and needs no model of it"),
+        ('attack = "inference"', "attack 'inference' answers, and draws nothing to be read; leave 'read' out"),
+        ('attack = "inference"\nperceptual = "vgg16"', "and 1 more"),
     ],
 )
 def test_entries_that_make_no_sense_are_refused_with_their_line(entry, said, tmp_path):
@@ -245,6 +281,33 @@ def test_entries_that_make_no_sense_are_refused_with_their_line(entry, said, tmp
     with pytest.raises(SemlinkError) as refused:
         recipes.load(str(tmp_path / "bad.toml"))
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('variant = "shadow"\n', "", "'shadow' is trained on images that are not the attacker's"),
+        ('[attacks.drawing]\nlinks = ["plain"]', "[attacks.drawing]", "'shadow' is the attacker's own link"),
+        ('"mi_legacy.brett20-nats"', '"mi_legacy"', r"unknown MI variant \(after 'mi_legacy.'\) ''; known: brett20"),
+        ('"mi_legacy.brett20-nats"', '"mi_legacy.brett"', "did you mean 'brett20-nats'"),
+        ('"psnr_db"', '"psnr_db.Male"', "'psnr_db' has no parts"),
+        ('"label_bits"', '"label_bits.Male"', "images of digits have no attributes; write 'label_bits'"),
+    ],
+)
+def test_what_would_measure_nothing_or_too_much_is_refused(old, new, said, tmp_path):
+    (tmp_path / "bad.toml").write_text(RECIPE.replace(old, new, 1))
+    with pytest.raises(SemlinkError, match=said):
+        recipes.load(str(tmp_path / "bad.toml"))
+
+
+def test_parts_are_attributes_of_the_images(tmp_path):
+    faces = RECIPE.replace('scheme = "deepjscc"\n', 'scheme = "deepjscc"\ndata = "celeba"\n')
+    faces = faces.replace('metric = "accuracy"', 'metric = "psnr_db"')
+    (tmp_path / "faces.toml").write_text(faces.replace('"label_bits"', '"label_bits.Male"'))
+    assert "label_bits.Male" in recipes.load(str(tmp_path / "faces.toml")).evaluation.metrics
+    (tmp_path / "bad.toml").write_text(faces.replace('"label_bits"', '"label_bits.Mael"'))
+    with pytest.raises(SemlinkError, match="unknown attribute 'Mael'; did you mean 'Male'"):
+        recipes.load(str(tmp_path / "bad.toml"))
 
 
 def test_a_shadow_of_other_symbols_is_refused(tmp_path):
@@ -296,6 +359,83 @@ def test_persons_are_verified_where_they_are_known():
     blind = tools.of_the_whole(torch.rand(120, 1, 28, 28, generator=generator))["verification_auc"]
     assert seen.mean > 0.99
     assert blind.low < 0.5 < blind.high
-    assert judge._whole({"verification_auc": seen})["verification_auc"].mean > 99
+    assert judge.whole({"verification_auc": seen})["verification_auc"].mean > 99
     nobody = dataclasses.replace(sets, test=dataclasses.replace(held, persons=None))
     assert judge._Tools(nobody, ["verification_auc"], 0, CPU, Flat()).of_the_whole(photographs.clamp(0, 1)) == {}  # type: ignore[arg-type]
+
+
+def tools(metrics, count=200):
+    sets = data.load("digits")
+    few = dataclasses.replace(sets, test=sets.test.subset(torch.arange(count)))
+    return few, judge._Tools(few, metrics, 0, CPU, None)
+
+
+def test_the_critic_is_tuned_on_one_half_and_the_bound_is_of_the_other():
+    _, measuring = tools(["infonce_bits"])
+    noise = torch.rand(measuring.images.shape, generator=torch.Generator().manual_seed(0))
+    cap = math.log2(100)
+    assert measuring.image_bits(measuring.images).bits > cap - 0.1
+    first, second = (torch.cat([a[:100], b[100:]]) for a, b in ((measuring.images, noise), (noise, measuring.images)))
+    assert measuring.image_bits(first).low_bits < 0.1  # what is drawn well was for tuning alone
+    assert 0.1 < measuring.image_bits(second).bits < cap / 2  # of noise it is best to be as blunt as can be
+    assert measuring.image_bits(noise).low_bits < 0.1
+
+
+def test_bits_about_attributes_are_of_each_apart():
+    few, _ = tools([])
+    targets = torch.stack([few.test.targets % 2, few.test.targets // 5], 1).float()
+    told = dataclasses.replace(few, test=data.ImageSet(few.test.images, targets), target_names=("odd", "large"))
+    measuring = judge._Tools(told, ["label_bits"], 0, CPU, None)
+    found = measuring.label_bits(torch.stack([8 * targets[:, 0] - 4, torch.zeros(len(targets))], 1))
+    share = targets[:, 0].mean().item()
+    entropy = -share * math.log2(share) - (1 - share) * math.log2(1 - share)
+    assert found["label_bits.odd"].bits == pytest.approx(entropy - math.log2(1 + math.exp(-4)), abs=1e-5)
+    assert found["label_bits.large"].bits == pytest.approx(0, abs=0.02)
+    shown = judge.whole(found)["label_bits.odd"]
+    assert shown.low < shown.mean == shown.high
+
+
+def test_what_is_known_without_listening_is_known_from_her_images(leaks, monkeypatch):
+    cells, store, _ = leaks
+    _, drawing = judged(leaks, "drawing")
+    sets = links.image_sets(make_recipe("deepjscc", preset="smoke"))
+    truth = sets.test.batch(torch.arange(len(sets.test)))[0]
+    hers = sets.attacker.batch(torch.arange(len(sets.attacker)))[0]
+    means = torch.stack([hers[sets.attacker.targets == label].mean(0) for label in range(10)])
+    for name, guess in (("mean_image", hers.mean(0).expand_as(truth)), ("class_mean", means[sets.test.targets])):
+        assert drawing.baselines[name]["psnr_db"].mean == pytest.approx(psnr_db(guess, truth).mean().item(), abs=1e-3)
+    given = []
+    monkeypatch.setattr(judge, "delivered_floor", lambda *held: given.extend(held))
+    run = next(c for c in cells.cells if (c.step, c.link) == ("train", "plain"))
+    judge._delivered(links.load(store.folder(run.name) / "run"), sets, 0, CPU)
+    assert (len(given[0]), len(given[2])) == (len(sets.attacker), len(sets.test))
+    assert torch.equal(given[1], sets.attacker.targets)
+
+
+def test_every_transmission_has_a_nonce_and_noise_of_its_own(monkeypatch):
+    recipe = make_recipe("deepjscc-encryption", preset="smoke")
+    link, seeds = links.build(recipe), []
+    few = dataclasses.replace(links.image_sets(recipe), test=links.image_sets(recipe).test.subset(torch.arange(20)))
+    plan = attacker.Plan("inversion", Threat(12.0, True, transmissions=3), "smoke", "none", 0, "fp32")
+    eve, encode = attacker.build(link, plan, data.describe("digits")).eval(), judge.encode
+
+    def noted(link, test, generator, device):
+        seeds.append(generator.initial_seed())
+        return encode(link, test, generator, device)
+
+    monkeypatch.setattr(judge, "encode", noted)
+    heard = []
+    monkeypatch.setattr(type(eve.tap), "hear", lambda *given: heard.append(given[3]) or torch.zeros(20, 128))
+    judge.values(link, eve, few, [4.0, 12.0], 1, 0, ["psnr_db"], CPU)
+    assert len(seeds) == len(set(seeds)) == 3
+    assert heard == [4.0, 12.0]
+
+
+def test_a_record_and_its_text_hold_what_no_attack_can_exceed(leaks):
+    _, _, found = leaks
+    ceilings = {(each.attack, each.snr_db): each.bits for each in found.ceilings}
+    assert set(ceilings) == {(attack, 12.0) for attack in ("drawing", "answering", "without-queries")}
+    least = 64 * math.log2(1 + 10**1.2)
+    assert all(bits["least"] == pytest.approx(least, abs=1e-3) for bits in ceilings.values())
+    line = "of an image no attack learns more: plain (drawing, answering, without-queries): 260.8 bit at 12 dB"
+    assert line in shown(found)

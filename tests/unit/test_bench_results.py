@@ -16,8 +16,9 @@ from semlink.attacks import Inversion
 from semlink.bench import graph as graphs
 from semlink.bench import judge, recipes, record, results, steps
 from semlink.bench.graph import Graph
+from semlink.bench.record import Measurement
 from semlink.bench.results import BenchRecord
-from semlink.bench.rows import BASELINES, Measured, rows
+from semlink.bench.rows import BASELINES, Measured, Row, rows
 from semlink.metrics import Interval
 
 GRID = (12.0, 4.0)
@@ -235,6 +236,28 @@ def test_a_dear_attack_is_judged_on_the_first_images_and_baselines_are_of_the_mo
             "inversion": 512,
             "dear": 100,
         }
+
+
+def test_seeds_of_which_one_has_less_stand_side_by_side(small):
+    done = record.of_step(small.folder("judge", "plain", 0, "inversion"), "judge")
+    bare = {name: {k: v for k, v in found.items() if k != "mi_leakage"} for name, found in done.baselines.items()}
+    less = done.model_copy(update={"baselines": bare})
+    for first, second in ((done, less), (less, done)):
+        measured = [Measured("plain", "inversion", 0, first), Measured("plain", "inversion", 1, second)]
+        found = {row.metric: row for row in rows(measured, ["plain"], ["other"], ["psnr_db", "mi_leakage"])}
+        assert (len(found["psnr_db"].seeds), len(found["mi_leakage"].seeds)) == (2, 1)
+
+
+@pytest.mark.parametrize(("drawn", "images", "poor"), [(9.9, 512, True), (9.9, 100, False), (9.0, 100, True)])
+def test_worse_than_the_mean_image_on_fewer_images_must_be_clearly_so(small, drawn, images, poor):
+    def about(mean, n):
+        return Measurement(mean=mean, low=mean - 0.2, high=mean + 0.2, n=n, unit="dB", level=0.95, method="by hand")
+
+    shared = {"link": "plain", "metric": "psnr_db", "over_seeds": None}
+    guess = Row(attack="mean_image", snr_db=None, seeds={0: about(10.0, 512)}, converged=None, **shared)
+    row = Row(attack="inversion", snr_db=12.0, seeds={0: about(drawn, images)}, converged=True, **shared)
+    altered = small.record.model_copy(update={"rows": [guess, row]})
+    assert altered.poor() == ({("plain", "inversion")} if poor else set())
 
 
 # Missing

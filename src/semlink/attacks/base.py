@@ -16,7 +16,7 @@ from semlink.nn import Phase
 from semlink.nn.objective import Optimiser
 from semlink.phy.channel import Received, channels
 from semlink.phy.combining import combine
-from semlink.schemes import Link, Sent
+from semlink.schemes import Link, Scheme, Sent
 
 #: What an attack may be given beside what arrives at her antennas: the encoder with its weights, or the codebook.
 Grant = Literal["encoder", "codebook"]
@@ -126,6 +126,11 @@ class Tap:
         if all(each.header is None for each in messages):
             heard, messages = [[received for each in heard for received in each]], messages[:1]
         scheme, secret = self._link.scheme, self.threat.with_secret
+        if len(messages) > 1 and not secret and _under_keys(scheme, messages):
+            raise SemlinkError(
+                "transmissions under fresh nonces are in different orders, and without the key their mean tells less "
+                "than one of them; give her 1 transmission, or the key"
+            )
         with torch.autocast(messages[0].symbols.device.type, enabled=False):
             read = [scheme.observe(combine(h), m.header, secret) for h, m in zip(heard, messages, strict=True)]
         return read[0] if len(read) == 1 else torch.stack(read).mean(0)
@@ -133,6 +138,14 @@ class Tap:
     def _receive(self, sent: Sent, snr_db: float, generator: torch.Generator) -> Received:
         received = self._medium(sent.symbols, snr_db, generator)
         return received if self.threat.csi else replace(received, csi=None)
+
+
+def _under_keys(scheme: Scheme, messages: Sequence[Sent]) -> bool:
+    """Say whether what is sent of the same images differs by keyed nonces."""
+    if scheme.secret is None or getattr(scheme.core, "cipher", None) == "none":
+        return False
+    first, *others = (each.header for each in messages)
+    return first is not None and any(each is None or not torch.equal(first, each) for each in others)
 
 
 class Attack(nn.Module, ABC):

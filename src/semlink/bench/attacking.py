@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from semlink._errors import SemlinkError
 from semlink._files import exclusive
 from semlink.attacks import Inference, Threat, attacks
 from semlink.bench import attacker, links
@@ -42,12 +43,16 @@ def attack(
         The path of the record.
 
     Raises:
-        SemlinkError: the folder is no finished run; perceptual weights or the key are missing; another process is at
-            the same attack.
+        SemlinkError: the folder is no finished run, or of an attacker's own link; perceptual weights or the key are
+            missing; another process is at the same attack.
         RuntimeError: the victim's weights or buffers changed (a defect in an attack, never accepted).
     """
     threat = dataclasses.replace(threat, snr_db=finite([threat.snr_db])[0])
     trained = links.read_run(folder)
+    if trained.recipe.variant == "shadow":
+        raise SemlinkError(
+            f"{folder} was trained on the attacker's images (variant 'shadow'); attack a link of another variant"
+        )
     plan = attacker.Plan(name, threat, trained.recipe.preset, perceptual, seed, precision)
     attacker.check(plan, trained)
     described = plan.describe(describe(trained.recipe.data))

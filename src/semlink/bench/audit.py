@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 import torch
 
-from semlink._errors import SemlinkError, check_positive
+from semlink._errors import SemlinkError, TrainingDiverged, check_positive
 from semlink._files import exclusive
 from semlink.bench import attacker, ceilings, judge, record
-from semlink.bench.audit_record import AuditRecord, Bound, Shown, Untested
+from semlink.bench.audit_record import AuditRecord, Bound, Shown, Untested, Verdict
 from semlink.bench.battery import Case, Nature, assumptions, battery, called, left_out, nature, unsuited
 from semlink.bench.pacing import Clock
 from semlink.bench.record import Measurement
@@ -69,7 +69,6 @@ def audit(
 
     Raises:
         SemlinkError: an attack is unknown, none fits into the time, or another process is at it.
-        TrainingDiverged: a loss is not finite.
         RuntimeError: the victim changed while it was attacked, which voids the audit.
     """
     check_positive("minutes", minutes)
@@ -84,18 +83,22 @@ def audit(
         untested = [] if read(setting, clock) else [Untested(what=_READING, why=_late(minutes))]
         outcomes = list[Outcome]()
         for case in cases:
-            if why := unsuited(target, setting.plan(case)):
-                untested.append(Untested(what=called(case), why=why))
-            elif made := attempt(setting, case, clock):
+            why = unsuited(target, setting.plan(case))
+            try:
+                made = None if why else attempt(setting, case, clock)
+            except TrainingDiverged as error:
+                made, why = None, f"its training diverged: {error}"
+            if made:
                 outcomes.append(made)
             else:
-                untested.append(Untested(what=called(case), why=_late(minutes)))
+                untested.append(Untested(what=called(case), why=why or _late(minutes)))
         if not outcomes:
             raise SemlinkError(f"no attack suits {target.name} and fits into {minutes:g} minutes; raise --minutes")
         if attacker.fingerprint(link.scheme) != before:
             raise RuntimeError("the victim changed while it was attacked; the audit is void")
         known = _known(setting, outcomes)
-        strongest = _strongest(outcomes)
+        judged = verdicts(outcomes, known, _classes(target), _most(setting))
+        strongest = _strongest(outcomes, judged)
         done = AuditRecord(
             code_sha256=record.code_sha256(),
             libraries={name: version(name) for name in record.LIBRARIES},
@@ -112,7 +115,7 @@ def audit(
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             command=command,
             threat_model=assumptions(target, kind),
-            verdicts=verdicts(outcomes, known, _classes(target), _most(setting)),
+            verdicts=judged,
             tried=[each.tried for each in outcomes],
             baselines={name: dict(row.measured) for name, row in known[max(known)].items()},
             bounds=_bounds(setting, outcomes),
@@ -163,7 +166,7 @@ def _known(setting: Setting, outcomes: Sequence[Outcome]) -> dict[int, dict[str,
             common = sets, setting.seed, metrics(eve)
             every = judge.baselines(setting.target.link, eve, *common, setting.device, setting.reader)
             for name, values in every.items():
-                row[name] = Known(judge._summary(values, *common), {k: v.mean(0) for k, v in values.items()})
+                row[name] = Known(judge.summary(values, *common), {k: v.mean(0) for k, v in values.items()})
     return found
 
 
@@ -205,10 +208,11 @@ def _bounds(setting: Setting, outcomes: Sequence[Outcome]) -> list[Bound]:
     return sorted(bounds, key=lambda each: -each.bits["least"])
 
 
-def _strongest(outcomes: Sequence[Outcome]) -> Outcome | None:
-    """Return the attack that draws best of those that the threat model allows."""
-    drawn = [each for each in outcomes if "psnr_db" in each.tried.results and not each.case.reference]
-    return max(drawn, key=lambda each: each.tried.results["psnr_db"].mean, default=None)
+def _strongest(outcomes: Sequence[Outcome], judged: Sequence[Verdict]) -> Outcome | None:
+    """Return the attack that draws best, by the verdict on PSNR."""
+    best = next((each for each in judged if each.metric == "psnr_db"), None)
+    wanted = None if best is None else (best.attack, best.threat)
+    return next((each for each in outcomes if (each.tried.attack, each.tried.threat) == wanted), None)
 
 
 @torch.no_grad()

@@ -44,16 +44,17 @@ class Tried(Strict):
 class Verdict(Strict):
     """What the strongest attack made of one metric.
 
-    ``attack`` and ``threat`` are those of ``Tried``. ``baseline`` needs no interception. ``ceiling`` is what no attack
-    can exceed under that threat, ``ceiling_by`` why; None if none is known. ``share`` says where the value lies between
-    baseline (0) and learning all that the metric can show (1); the verdicts are sorted by it. ``leaks`` is true if the
-    value differs from the baseline by more than chance.
+    ``attack``, ``threat`` and ``sees`` are those of ``Tried``. ``baseline`` needs no interception. ``ceiling`` is what
+    no attack can exceed under that threat, ``ceiling_by`` why; None if none is known. ``share`` says where the value
+    lies between baseline (0) and learning all that the metric can show (1). ``leaks`` is true if some attack was above
+    its baseline by more than chance. Verdicts are sorted by both, the worst first.
     """
 
     metric: str
     value: Measurement
     attack: str
     threat: dict[str, bool | int | float | str | None]
+    sees: list[str]
     converged: bool
     baseline: Measurement
     baseline_by: str

@@ -122,6 +122,11 @@ def assumptions(target: Target, kind: Nature) -> list[str]:
         "She does not know the weights of the encoder, unless an attack is marked as seeing the encoder; then she "
         "knows all of them (white box).",
     ]
+    if target.recipe is not None and target.recipe.task != "reconstruct":
+        said.append(
+            f"The link is there to tell Bob something of the image (task: {target.recipe.task}). Without a secret, who "
+            "hears as well as he does can learn that as he does; what is learned beyond it serves nobody but Eve."
+        )
     if kind.keyed:
         said.append(
             "She does not know the key, and cannot have two messages sent under one nonce. What she could do with the "

@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from semlink import data
 from semlink._errors import SemlinkError
 from semlink._files import write_text
-from semlink.attacks import Threat
+from semlink.attacks import Inference, Inversion, Threat, attacks
 from semlink.bench import attacker, links, record, trainer, zoo
 from semlink.bench.code import modules_sha256
 from semlink.bench.presets import preset
@@ -141,6 +143,7 @@ class _Builder:
         self.cells: list[Cell] = []
         self.data: dict[tuple[str, str], str] = {}
         self.prepared: dict[tuple[str, str], str] = {}
+        self.fitting = set[tuple[str, str]]()  # attacks and links, tried
 
     def prepare(self, name: str, variant: str) -> str:
         """Return the cell of a set of images, adding it at its first use."""
@@ -163,6 +166,7 @@ class _Builder:
         link, asked = recipe.links[cell.link or ""], next(cell for cell in self.cells if cell.name == queried)
         images = {"images": self.prepare(link.data, link.variant)}
         spec, seed = _attack_spec(entry, link, cell.seed or 0), cell.seed
+        self.refuse(name, entry, link, cell.link or "")
         about = {"scheme": recipe.links[asked.link or ""].scheme, "link": asked.spec}
         made = self.add("attack", about | spec, images | {"link": queried}, asked.link, name, seed)
         about = {"scheme": link.scheme, "link": cell.spec, "metrics": entry.measured(recipe.evaluation.metrics)}
@@ -172,6 +176,26 @@ class _Builder:
             inputs["reader"] = self.read(link.data, link.variant, entry.preset or link.preset, recipe.evaluation.seed)
         judged = about | spec | grid | {"draws": recipe.evaluation.attack_draws}
         self.add("judge", judged, inputs, cell.link, name, seed)
+
+    def refuse(self, name: str, entry: AttackEntry, link: LinkEntry, link_name: str) -> None:
+        """Raise SemlinkError for an attack that can make nothing of what its victim sends, before anything runs."""
+        kind = attacks[entry.attack]
+        inverts = issubclass(kind, Inversion)
+        plain = not kind.sees and (inverts or issubclass(kind, Inference)) and entry.transmissions == 1
+        if plain or (name, link_name) in self.fitting:
+            return
+        self.fitting.add((name, link_name))
+        shown, perceptual = (
+            data.describe(link.data),
+            "none" if inverts else entry.perceptual,
+        )  # whose weights it can wait for
+        threat = Threat(link.snr_db, entry.with_secret, transmissions=entry.transmissions)
+        plan = attacker.Plan(entry.attack, threat, entry.preset or link.preset, perceptual, 0, "fp32")
+        try:
+            eve = attacker.build(links.build(_recipe(link, link.seeds[0])), plan, shown)
+            eve.tap.intercept(torch.zeros(1, *shown.image_shape), torch.Generator().manual_seed(0))
+        except SemlinkError as error:
+            raise SemlinkError(f"attacks.{name} on {link_name}: {error}") from None
 
     def draw(self, name: str, figure: FigureEntry, recipe: BenchRecipe) -> None:
         """Add the cell of a figure; none if nothing is measured that it shows."""
@@ -230,8 +254,8 @@ class _Builder:
         return self.data[wanted]
 
 
-def _link_spec(entry: LinkEntry, seed: int, name: str) -> tuple[Spec, str]:
-    recipe = links.make_recipe(
+def _recipe(entry: LinkEntry, seed: int) -> record.Recipe:
+    return links.make_recipe(
         entry.scheme,
         data=entry.data,
         variant=entry.variant,
@@ -243,6 +267,10 @@ def _link_spec(entry: LinkEntry, seed: int, name: str) -> tuple[Spec, str]:
         seed=seed,
         **entry.options,  # pyright: ignore[reportArgumentType]
     )
+
+
+def _link_spec(entry: LinkEntry, seed: int, name: str) -> tuple[Spec, str]:
+    recipe = _recipe(entry, seed)
     links.build(recipe)  # what cannot be built is refused before anything runs
     shown = _without_precision(recipe)
     if entry.weights is not None:

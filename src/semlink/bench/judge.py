@@ -96,6 +96,7 @@ def judge(
     Raises:
         SemlinkError: the grid, a metric or the number of draws makes no sense; the key or perceptual weights are
             missing; a file is damaged.
+        RuntimeError: the victim's weights or buffers changed (a defect in an attack, never accepted).
     """
     grid, begun = finite(snr_db), time.perf_counter()
     if draws < 1:
@@ -115,7 +116,10 @@ def judge(
     most = min(len(sets.test), eve.most_images or len(sets.test))
     sets = dataclasses.replace(sets, test=sets.test.subset(torch.arange(most)))
     reads = load_reader(reader, shown, device) if reader else None
+    before = attacker.fingerprint(link.scheme)
     found, wholes = values(link, eve, sets, grid, draws, seed, metrics, device, reads)
+    if attacker.fingerprint(link.scheme) != before:
+        raise RuntimeError(f"attack '{plan.name}' changed its victim while it was judged; its result is void")
     tensors = {f"{name}@{snr:g}": v.mean(0) for snr, row in found.items() for name, v in row.items()}
     if isinstance(eve, Drawing):
         first = sets.test.batch(torch.arange(min(SHOWN, most)))[0]
@@ -139,10 +143,10 @@ def judge(
         draws=draws,
         noise_seed=seed,
         points=[
-            {"snr_db": snr, **_summary(row, sets, seed, metrics), **_whole(wholes[snr])} for snr, row in found.items()
+            {"snr_db": snr, **summary(row, sets, seed, metrics), **whole(wholes[snr])} for snr, row in found.items()
         ],
         baselines={
-            name: _summary(row, sets, seed, metrics)
+            name: summary(row, sets, seed, metrics)
             for name, row in baselines(link, eve, sets, seed, metrics, device, reads).items()
         },
         ceilings_bits=least,
@@ -332,7 +336,7 @@ def _delivered(link: Link, sets: DataSet, seed: int, device: torch.device) -> Te
     return delivered_floor(labels[0], sets.attacker.targets, labels[1], len(sets.target_names))
 
 
-def _summary(found: Values, sets: DataSet, seed: int, metrics: Sequence[str]) -> dict[str, Measurement]:
+def summary(found: Values, sets: DataSet, seed: int, metrics: Sequence[str]) -> dict[str, Measurement]:
     """Return each metric with its interval; MI leakage is skewed, so its images are resampled."""
     shown = {}
     for name, each in found.items():
@@ -348,7 +352,7 @@ def _summary(found: Values, sets: DataSet, seed: int, metrics: Sequence[str]) ->
     return shown
 
 
-def _whole(found: Wholes) -> dict[str, Measurement]:
+def whole(found: Wholes) -> dict[str, Measurement]:
     """Return what is of a whole set; of a lower bound ``low`` may be claimed, and ``high`` is the estimate."""
     shown = {}
     for name, each in found.items():

@@ -15,6 +15,8 @@ from semlink.bench import record
 from semlink.bench.presets import PRESETS, preset
 from semlink.nn.adversary import Adversary
 from semlink.schemes import Design, Key, Link, Task, schemes
+from semlink.schemes.options import options as options_of
+from semlink.schemes.options import takes_any
 from semlink.training import checkpoint
 
 
@@ -40,6 +42,9 @@ def make_recipe(
         SemlinkError: a name is unknown or a number makes no sense; the message says which and what would be right.
     """
     kind = schemes[scheme]
+    known = [option.name for option in options_of(kind)]
+    for option in () if takes_any(kind) else options:
+        check_name(f"option of {scheme}", option, known)
     check_name("channel", channel, phy.channels.keys())
     if not math.isfinite(snr_db):
         raise SemlinkError(f"snr_db is {snr_db}: a finite number of dB is expected")

@@ -46,6 +46,10 @@ TITLES = {
 }
 
 
+#: Of these each attribute is measured for itself, so a part names one.
+PARTED = (*ANSWERED, "label_bits")
+
+
 def wanted(name: str, metrics: Sequence[str]) -> bool:
     """Say whether ``name``, as ``auc.Male``, is among ``metrics`` or one of them in all its parts."""
     return name in metrics or name.partition(".")[0] in metrics

@@ -43,12 +43,17 @@ def relations(content: "Content") -> Iterator[tuple[Keys, Callable[..., Any], tu
         at = ("attacks", name)
         for link in attack.links or ():
             yield (*at, "links"), check_name, ("link", link, links)
+        yield (*at, "links"), _check_foreign, (attack, links)
         yield (*at, "csi"), _check_threat, (attack,)
+        yield (*at, "read"), _check_drawing, (attack, "read", False, "answers, and draws nothing to be read")
+        yield (*at, "perceptual"), _check_drawing, (attack, "perceptual", "none", "answers, and has no perceptual loss")
         if attack.queries is not None:
             yield (*at, "queries"), _check_queries, (attack, links)
         if attack.with_secret:
             bare = [link for link, entry in links.items() if schemes[entry.scheme].secret is None]
             yield (*at, "with_secret"), _check_secret, (attack.links or list(links), bare)
+    for metric in measured:
+        yield ("evaluation", "metrics"), _check_part, (metric, {link.data for link in links.values()})
     for name, figure in content.figures.items():
         at = ("figures", name)
         for link in figure.links or ():
@@ -92,7 +97,37 @@ def _check_threat(attack: "AttackEntry") -> None:
     Threat(0.0, attack.with_secret, attack.antennas, attack.transmissions, attack.channel, attack.csi)
 
 
+def _check_foreign(attack: "AttackEntry", links: dict[str, "LinkEntry"]) -> None:
+    for name in attack.links or links:
+        if name in links and links[name].variant == "shadow" and name != attack.queries:
+            raise SemlinkError(f"'{name}' is the attacker's own link, trained on her images; name others in 'links'")
+
+
+def _check_drawing(attack: "AttackEntry", key: str, silent: bool | str, why: str) -> None:
+    if getattr(attack, key) != silent and attack.offers() == measures.INFERRED:
+        raise SemlinkError(f"attack '{attack.attack}' {why}; leave '{key}' out")
+
+
+def _check_part(metric: str, sets: set[str]) -> None:
+    """Refuse a part that nothing has, and a metric that lacks its part."""
+    from semlink import data
+    from semlink.metrics import MI_VARIANTS
+
+    base, dot, part = metric.partition(".")
+    if base == "mi_legacy":
+        check_name("MI variant (after 'mi_legacy.')", part, MI_VARIANTS)
+    elif dot and base not in measures.PARTED:
+        raise SemlinkError(f"'{base}' has no parts, so '{metric}' is nothing; write '{base}'")
+    elif dot:
+        attributes = [name for each in sorted(sets) for name in data.describe(each).attributes]
+        if not attributes:
+            raise SemlinkError(f"images of {', '.join(sorted(sets))} have no attributes; write '{base}'")
+        check_name("attribute", part, attributes)
+
+
 def _check_queries(attack: "AttackEntry", links: dict[str, "LinkEntry"]) -> None:
+    from semlink.attacks import attacks
+
     queried = links[check_name("link", attack.queries or "", links)]
     for name in attack.links or links:
         if name == attack.queries:
@@ -100,6 +135,15 @@ def _check_queries(attack: "AttackEntry", links: dict[str, "LinkEntry"]) -> None
         for key in ("data", "channel_uses"):
             if (own := getattr(links[name], key)) != (other := getattr(queried, key)):
                 raise SemlinkError(f"link '{name}' has {key} {own!r}, '{attack.queries}' {other!r}; make them alike")
+    if queried.variant != "shadow":
+        raise SemlinkError(
+            f"'{attack.queries}' is trained on images that are not the attacker's; give it variant = \"shadow\""
+        )
+    if sees := attacks[attack.attack].sees:
+        raise SemlinkError(
+            f"attack '{attack.attack}' is given the victim's {' and '.join(sorted(sees))}, and needs no model of it; "
+            "leave 'queries' out"
+        )
 
 
 def _check_measured(metric: str, measured: list[str]) -> None:

@@ -89,8 +89,21 @@ class CellState(record.Strict):
     declared: tuple[dict[str, str], ...] = ()
 
 
+class Ceilings(record.Strict):
+    """Upper bounds of what an attack under this threat can learn of an image, in bits, by name; see ceilings.py."""
+
+    link: str
+    attack: str
+    seed: int
+    snr_db: float
+    bits: dict[str, float]
+
+
 class BenchRecord(record.Strict):
-    """A recipe and all that was found; ``positives`` are the test images with each attribute, by data set."""
+    """A recipe and all that was found.
+
+    ``positives`` are the test images with each attribute, by data set; ``ceilings`` stand beside every judgement.
+    """
 
     format: int = record.FORMAT
     kind: Literal["bench"] = "bench"
@@ -107,14 +120,16 @@ class BenchRecord(record.Strict):
     cells: list[CellState]
     rows: list[Row]
     differences: list[Difference]
+    ceilings: list[Ceilings] = []  # noqa: RUF012
     written: str
 
     def poor(self) -> set[tuple[str, str]]:
         """Return link and attack of those that draw worse than the mean image, at the SNR that they were trained at.
 
-        Whoever does so has not learned what there is to learn, and says nothing of the defence.
+        Whoever does so has not learned what there is to learn, and says nothing of the defence. An attack that is
+        judged on fewer images than the mean image is among them if the two intervals are apart.
         """
-        held = {row.key: row.shown.mean for row in self.rows if row.metric == "psnr_db"}
+        held = {row.key: row for row in self.rows if row.metric == "psnr_db"}
         found = set[tuple[str, str]]()
         for link, attack, metric, snr_db in held:
             guess = held.get((link, "mean_image", metric, None))
@@ -122,7 +137,9 @@ class BenchRecord(record.Strict):
                 continue
             trained = self.recipe["attacks"][attack]["snr_db"]
             own = self.recipe["links"][link]["snr_db"] if trained is None else trained
-            if held.get((link, attack, metric, own), held[link, attack, metric, snr_db]) < guess:
+            drawn = held.get((link, attack, metric, own), held[link, attack, metric, snr_db])
+            same = _images(drawn) == _images(guess)
+            if drawn.shown.mean < guess.shown.mean if same else drawn.shown.high < guess.shown.low:
                 found.add((link, attack))
         return found
 
@@ -174,8 +191,25 @@ def gather(graph: Graph, store: Store) -> BenchRecord:
         cells=cells,
         rows=found,
         differences=_differences(graph.recipe, cells, found, store),
+        ceilings=[
+            Ceilings(
+                link=each.link,
+                attack=each.attack or "",
+                seed=each.seed,
+                snr_db=bounds["snr_db"],
+                bits={name: round(bits, 3) for name, bits in bounds.items() if name != "snr_db"},
+            )
+            for each in measured
+            if isinstance(each.record, record.JudgeRecord)
+            for bounds in each.record.ceilings_bits
+        ],
         written=now(),
     )
+
+
+def _images(row: Row) -> int:
+    """Return how many images the numbers of a row are of."""
+    return next(iter(row.seeds.values())).n
 
 
 def data_key(name: str, variant: str) -> str:

@@ -99,12 +99,12 @@ def _series(
     wanted: list[str],
     converged: bool | None,
 ) -> Iterator[Row]:
-    points = next(iter(by_seed.values()), [])
-    found = points[0] if points else {}
-    names = [name for name in found if is_wanted(name, wanted)]
+    # Of a bench that is not done a seed may lack what another has, as baselines of an attack that was not judged yet.
+    names = dict.fromkeys(name for each in by_seed.values() for name in each[0] if is_wanted(name, wanted))
     for name in names:
-        for i, point in enumerate(points):
-            seeds = {seed: each[i][name] for seed, each in by_seed.items()}
+        held = {seed: each for seed, each in by_seed.items() if name in each[0]}
+        for i, point in enumerate(next(iter(held.values()))):
+            seeds = {seed: each[i][name] for seed, each in held.items()}
             yield Row(
                 link=link,
                 attack=attack,

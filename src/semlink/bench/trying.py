@@ -202,7 +202,7 @@ def _make(setting: Setting, case: Case, folder: Path, epochs: int, clock: Clock)
     found, whole = judge.values(
         target.link, eve, sets, [snr_db], draws, setting.seed, asked, setting.device, setting.reader
     )
-    results = judge._summary(found[snr_db], sets, setting.seed, asked) | judge._whole(whole[snr_db])
+    results = judge.summary(found[snr_db], sets, setting.seed, asked) | judge.whole(whole[snr_db])
     checkpoint.save_tensors(folder / "weights.safetensors", eve.state_dict())
     checkpoint.save_tensors(folder / "values.safetensors", {name: v.mean(0) for name, v in found[snr_db].items()})
     fall = attacker.last_fifth_fall([row["validation"]["loss"] for row in history])

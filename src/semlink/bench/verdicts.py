@@ -2,10 +2,11 @@
 """From attacks to verdicts: of each metric the strongest attack, beside what needs no interception and what no attack
 can exceed.
 
-Metrics have units that cannot be compared, so they are sorted by where a value lies between the baseline (0) and
-learning all that the metric can show (1): of PSNR that is the share of the baseline's error that is gone. What is above
-its baseline by more than chance is said after Holm's correction for all comparisons of the audit, as many attacks tried
-on nothing find something. Differences are paired image by image.
+The strongest is furthest above its baseline, on the same images. Metrics have units that cannot be compared, so they
+are sorted by where a value lies between the baseline (0) and learning all that the metric can show (1): of PSNR that is
+the share of the baseline's error that is gone. What is above its baseline by more than chance comes first, after Holm's
+correction for all comparisons of the audit, as many attacks tried on nothing find something. Differences are paired
+image by image.
 """
 
 import math
@@ -117,7 +118,7 @@ def _interval(value: Measurement) -> Interval:
 def _verdict(
     metric: str, row: Sequence[Compared], leaks: bool, classes: int | None, most: Mapping[str, float]
 ) -> Verdict:
-    worst = max(row, key=lambda each: each.value.mean)
+    worst = max(row, key=lambda each: each.value.mean - each.baseline.mean)  # some are judged on fewer images
     ceiling, by = _ceiling(metric.partition(".")[0], worst.outcome.tried.ceilings_bits, most.get(metric), classes)
     all_ = math.log2(worst.value.n) if metric == "infonce_bits" else most.get(metric, _WHOLE.get(worst.value.unit, 1.0))
     return Verdict(
@@ -125,6 +126,7 @@ def _verdict(
         value=worst.value,
         attack=worst.outcome.tried.attack,
         threat=worst.outcome.tried.threat,
+        sees=worst.outcome.tried.sees,
         converged=worst.outcome.tried.converged,
         baseline=worst.baseline,
         baseline_by=worst.baseline_by,

@@ -48,7 +48,7 @@ class Audit(Common):
         from semlink.bench import gate
         from semlink.bench.audit import audit
         from semlink.bench.target import resolve
-        from semlink.cli.links import _key_for
+        from semlink.cli.links import key_for
         from semlink.report.audit import write_audit_page
         from semlink.report.audit_text import audited
         from semlink.training import ScreenProgress, resolve_device, resolve_precision
@@ -63,7 +63,7 @@ class Audit(Common):
             snr_db=self.snr_db,
             preset=self.preset,
             seed=self.seed,
-            key=lambda folder: _key_for(folder, self.key_file),
+            key=lambda folder: key_for(folder, self.key_file),
         )
         limits = gate.limits(self.fail_above, target.shown.attributes)
         done, pictures = audit(

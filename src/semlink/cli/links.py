@@ -161,7 +161,7 @@ class Evaluate(Common):
         from semlink.report import text
         from semlink.training import resolve_device
 
-        key = _key_for(self.folder, self.key_file)
+        key = key_for(self.folder, self.key_file)
         done = evaluate(self.folder, self.snr_db, self.draws, self.seed, resolve_device(self.device), key)
         deliver(self.folder / "evaluate.json", self.out)
         say(done.model_dump_json() if self.json else text.evaluated(done))
@@ -205,7 +205,7 @@ class Attack(Common):
         from semlink.report import text
         from semlink.training import ScreenProgress, resolve_device, resolve_precision
 
-        device, key = resolve_device(self.device), _key_for(self.folder, self.key_file)
+        device, key = resolve_device(self.device), key_for(self.folder, self.key_file)
         snr_db = read_run(self.folder).recipe.snr_db if self.snr_db is None else self.snr_db
         with ScreenProgress(self.attack) as watch:
             path = attack(
@@ -253,7 +253,7 @@ def _key(key_file: Path | None) -> "Key | None":
     return Key.from_file(key_file) if key_file else Key.from_environment()
 
 
-def _key_for(folder: Path, key_file: Path | None) -> "Key | None":
+def key_for(folder: Path, key_file: Path | None) -> "Key | None":
     """Return the user's key if the run in ``folder`` was made with one, or if one was named."""
     from semlink.bench.links import read_run
 

@@ -24,6 +24,12 @@ _HEADS = {  # tables of attacks are wide
     TITLES["infonce_bits"]: "Of the image (bit)",
     TITLES["label_bits"]: "Of the label (bit)",
 }
+_BASELINES = {
+    "mean_image": "mean image, without listening",
+    "class_mean": "mean of its class, knowing only the label",
+    "prior": "commonest answer, without listening",
+    "delivered_label": "from what Bob is told, and no more",
+}
 _GROUPS = ("Drawn best", "In the middle", "Drawn worst")
 
 
@@ -92,7 +98,7 @@ def _verdict(done: AuditRecord, index: int) -> dict[str, Any]:
         "ceiling_by": bound(verdict.ceiling_by),
         "share": f"{100 * verdict.share:.0f} %",
         "leaks": verdict.leaks,
-        "how": f"{verdict.attack} at {hearing(verdict.threat, done.link['snr_db'])}",
+        "how": f"{verdict.attack}{granted(verdict)} at {hearing(verdict.threat, done.link['snr_db'])}",
         "converged": verdict.converged,
     }
 
@@ -162,7 +168,7 @@ def _attacks(done: AuditRecord) -> Iterator[tuple[str, dict[str, Any]]]:
     for title, draws in (("Drawing the image", True), ("Naming what it shows", False)):
         rows = [_row(done, each, of_classes) for each in done.tried if ("psnr_db" in each.results) == draws]
         guesses = [
-            Row(name.replace("_", " ") + ", without listening", _kept(values, of_classes), verdict="baseline")
+            Row(_BASELINES.get(name, name), _kept(values, of_classes), verdict="baseline")
             for name, values in done.baselines.items()
             if ("psnr_db" in values) == draws
         ]

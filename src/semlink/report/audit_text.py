@@ -67,7 +67,7 @@ def hearing(threat: Mapping[str, Any], bob_db: float) -> str:
     return ", ".join([f"{snr_db:g} dB, {beside}", *more]).replace("-", "−")
 
 
-def granted(tried: Tried) -> str:
+def granted(tried: Tried | Verdict) -> str:
     """Return what an attack is given beside what is heard."""
     return f" (sees the {' and the '.join(tried.sees)})" if tried.sees else ""
 
@@ -88,7 +88,7 @@ def takeaways(done: AuditRecord) -> list[str]:
     """Return a few sentences: the worst that was found, the drawings, what was not found, what it rests on."""
     bob_db, leaks = done.link["snr_db"], [each for each in done.verdicts if each.leaks]
     said = [_said(each, bob_db) for each in leaks[:1]]
-    said += [_said(each, bob_db) for each in leaks[1:] if each.metric == "psnr_db"]
+    said += [_said(each, bob_db) for each in leaks[1:] if each.metric in ("accuracy", "psnr_db")]
     if quiet := [_lower(meaning(each.metric).does) for each in done.verdicts if not each.leaks]:
         what = f"{', '.join(quiet[:-1])} or {quiet[-1]}" if len(quiet) > 1 else quiet[0]
         said.append(
@@ -110,7 +110,7 @@ def _said(verdict: Verdict, bob_db: float) -> str:
     guess = f"{verdict.baseline_by} gives {amount(verdict.baseline, verdict.value.unit)}"
     if verdict.baseline_by == "nothing":
         guess = "without listening there is nothing to be learned"
-    how = f"By {verdict.attack} at {hearing(verdict.threat, bob_db)}"
+    how = f"By {verdict.attack}{granted(verdict)} at {hearing(verdict.threat, bob_db)}"
     unsure = "" if verdict.converged else " (attack not converged)"
     return f"{how}, Eve {value}{unsure}, where {guess}."
 

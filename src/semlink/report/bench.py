@@ -27,7 +27,7 @@ def shown(found: BenchRecord) -> str:
     lines = [found.title, _origin(found), ""]
     for attacked, metric in sorted(tables, key=lambda key: (key[0], order.index(key[1]))):
         lines += [*_table(found, tables[attacked, metric]), ""]
-    return "\n".join([*lines, *_legend(found), *_remarks(found)])
+    return "\n".join([*lines, *_legend(found), *_ceilings(found), *_remarks(found)])
 
 
 def planned(graph: Graph, store: Store, costs: dict[str, Cost], workers: int) -> str:
@@ -169,6 +169,24 @@ def _legend(found: BenchRecord) -> list[str]:
         counted = ", ".join(f"{name} {positives[name]:,} of {n:,}" for name, n in shown.items() if name in positives)
         lines += [f"test images of {data} with the attribute: {counted}"] if counted else []
     return lines
+
+
+def _ceilings(found: BenchRecord) -> list[str]:
+    """Return what no attack can exceed where bits were measured: for each link, threats alike named once."""
+    if not any(
+        metric.partition(".")[0] in ("infonce_bits", "label_bits") for metric in found.recipe["evaluation"]["metrics"]
+    ):
+        return []
+    said: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for link in dict.fromkeys(each.link for each in found.ceilings):
+        for attack in dict.fromkeys(each.attack for each in found.ceilings if each.link == link):
+            mine = [each for each in found.ceilings if (each.link, each.attack) == (link, attack)]
+            bounds = {_snr(each.snr_db): f"{each.bits['least']:.1f} bit at {_snr(each.snr_db)}" for each in mine}
+            said.setdefault((link, tuple(bounds.values())), []).append(attack)
+    return [
+        f"of an image no attack learns more: {link} ({', '.join(of)}): {', '.join(bounds)}"
+        for (link, bounds), of in said.items()
+    ]
 
 
 def _remarks(found: BenchRecord) -> list[str]:

@@ -46,6 +46,7 @@ from semlink.nn import Phase
 from semlink.nn.objective import Optimiser
 from semlink.schemes.base import Carry, Design, Scheme, Sent, schemes
 from semlink.schemes.key import Key, check_nonces, draw_nonces, keyed_bits, permutations
+from semlink.schemes.options import options, takes_any
 
 _KINDS = (torch.float32, torch.float64, torch.int64)  # of a base's header
 
@@ -108,10 +109,10 @@ class Layered(Scheme):
         self.noise_power = 0.0
         if self.noise != "none":
             self.noise_power = check_positive("option noise_scale", 0.5 if noise_scale is None else noise_scale) ** 2
-        try:
-            self.base = kind(design, **others)
-        except TypeError as error:
-            raise SemlinkError(f"base '{base}' does not take these options: {error}") from None
+        known = [option.name for option in options(kind)]
+        for option in () if takes_any(kind) else others:
+            check_name(f"option of {base}", option, known)
+        self.base = kind(design, **others)
         self.key: Key | None = None
 
     def prepare(self, images: Tensor) -> None:
