@@ -227,7 +227,7 @@ def baselines(
         return {name: {k: v[None] for k, v in tools.answered(logits).items()} for name, logits in known.items()}
     mean = mean_image(sets.attacker).to(device)
     guesses = {"mean_image": mean.expand(len(test), *mean.shape)}
-    if sets.kind == "classes":
+    if link.scheme.design.task.kind == "classify":  # whose receiver knows the class
         guesses["class_mean"] = class_means(sets.attacker, len(sets.target_names)).to(device)[test.targets.to(device)]
     found = {name: tools.drawn(guess, dear=True) for name, guess in guesses.items()}
     if any(metric.startswith("mi_legacy") for metric in metrics):
