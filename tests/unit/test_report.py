@@ -371,7 +371,10 @@ def test_attack_that_has_not_converged_is_marked(tmp_path):
     assert "not converged</span>" not in page_of(main_job(tmp_path / "b"), tmp_path)
     short = make_run(tmp_path / "c")
     add_attack(short, 11.0, converged=False, epochs=2)
-    assert "no: too short to tell; supports no claim" in page_of([short], tmp_path)
+    assert "no: too short to tell; draws worse than the mean image; supports no claim" in page_of([short], tmp_path)
+    poor = make_run(tmp_path / "d")
+    add_attack(poor, 11.0)
+    assert "yes; draws worse than the mean image; supports no claim" in page_of([poor], tmp_path)
 
 
 def test_attack_too_weak_to_judge_by(tmp_path):

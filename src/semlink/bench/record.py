@@ -155,6 +155,12 @@ class JudgeRecord(_Trained):
         return float(self.threat["snr_db"] or 0)
 
     @property
+    def poor(self) -> bool:
+        """Whether it draws worse than the mean image: then it says nothing of the defence, for she could show that."""
+        own, guess = self.results.get("psnr_db"), self.baselines.get("mean_image", {}).get("psnr_db")
+        return own is not None and guess is not None and own.mean < guess.mean
+
+    @property
     def results(self) -> dict[str, Measurement]:
         """What was measured at the SNR that the attack was trained at, or at the first of a grid without it."""
         point = next((point for point in self.points if point["snr_db"] == self.snr_db), self.points[0])

@@ -30,8 +30,11 @@ def attack_rows(attacks: Sequence[tuple[Run, Attacked]]) -> list[Row]:
     for _, attack in attacks:
         said, fell = attack.record, attack.record.last_fifth_fall
         fall = "too short to tell" if fell is None else f"loss still fell {100 * fell:.1f} % at the end"
-        verdict = "yes" if said.converged else f"no: {fall}; supports no claim that a defence survives"
-        rows.append(Row(attack.label, said.results, _count(said.results), verdict, not said.converged))
+        verdict = "yes" if said.converged else f"no: {fall}"
+        verdict += "; draws worse than the mean image" * said.poor
+        weak = said.poor or not said.converged
+        verdict += "; supports no claim that a defence survives" * weak
+        rows.append(Row(attack.label, said.results, _count(said.results), verdict, weak))
     baselines = [(run.recipe.data, name, b) for run, a in attacks for name, b in a.record.baselines.items()]
     several = len({data for data, _, _ in baselines}) > 1
     kept: list[tuple[str, str, dict[str, Measurement]]] = []

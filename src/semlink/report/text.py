@@ -71,6 +71,8 @@ def attacked(done: JudgeRecord, path: Path) -> str:
             else f"its loss still fell by {fall:.1%} in the last fifth of the steps"
         )
         lines.append(f"not converged ({why}), so this supports no claim that a defence survives")
+    if done.poor:
+        lines.append("it draws worse than the mean image, so this supports no claim that a defence survives")
     return "\n".join([*lines, f"Record: {path}"])
 
 
