@@ -196,6 +196,8 @@ def _remarks(found: BenchRecord) -> list[str]:
             "an attack that is not converged, or draws worse than the mean image, supports no claim that a defence "
             "survives"
         )
+    if len({row.snr_db for row in found.rows if row.attacked and row.snr_db is not None}) > 1:
+        lines.append("an attack is trained at one SNR; at another she could do better, trained for it")
     lines += [f"mixed: {sentence}" for sentence in found.mixed()]
     if taken := sum(bool(cell.declared) for cell in found.cells):
         cells = "1 cell was" if taken == 1 else f"{taken} cells were"
