@@ -115,8 +115,8 @@ def assumptions(target: Target, kind: Nature) -> list[str]:
     said = [
         f"Eve listens and does nothing else. Over a channel of her own ({target.channel}) she hears every symbol, with "
         "noise that is never Bob's. She knows where a message begins, and the gains of her channel.",
-        f"Bob hears at {snr_db:g} dB Es/N0. Eve was tried at that, {BETTER_DB:g} dB better and worse, and with "
-        f"{ANTENNAS} antennas, which over AWGN are worth {_db(ANTENNAS)}.",
+        f"Bob hears at {snr_db:g} dB Es/N0. At which SNR Eve was tried, with how many antennas, stands beside every "
+        f"attack below; over AWGN {ANTENNAS} antennas are worth {_db(ANTENNAS)}.",
         "She has images of her own, of the same kind as those that are sent and none of them, and has them sent as "
         f"often as she likes: the {held} ({counts}). Her attacks are trained on these.",
         "She does not know the weights of the encoder, unless an attack is marked as seeing the encoder; then she "

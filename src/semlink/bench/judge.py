@@ -58,6 +58,7 @@ INFONCE_IMAGES = 2000
 Values = dict[str, Tensor]
 #: What is measured of a whole set at once, by metric.
 Wholes = dict[str, LowerBound | Interval]
+#: From indices of test images to what is heard or drawn of them.
 Drawn = Callable[[Tensor], Tensor]
 
 
