@@ -16,6 +16,7 @@ from semlink.bench.engines import InProcess
 from semlink.bench.figures import Curve, curves_file
 from semlink.bench.graph import Cell, Graph, build
 from semlink.bench.record import Measurement, PrepareRecord
+from semlink.bench.rows import Measured, Row, rows
 from semlink.data import ImageSet
 
 CPU = torch.device("cpu")
@@ -342,6 +343,67 @@ def test_names_of_levels_and_looks_of_lines_stay_apart(tmp_path, drawn):
         for line in (container.lines[0] for container in axes.containers)
     ]
     assert len(set(looks)) == 14
+    for two in ((0, 1), (0, 2), (1, 2)):  # colour and marker, colour and dash, marker and dash
+        assert len({tuple(look[i] for i in two) for look in looks}) == 14
+
+
+def row_of(attack, n=3, trained=None, grid=(4.0, 8.0)):
+    found = measurement(12.0, 0.5).model_copy(update={"n": n})
+    about = {"link": "plain", "attack": attack, "metric": "psnr_db", "trained_snr_db": trained}
+    return [Row(**about, snr_db=snr, seeds={0: found}, over_seeds=None, converged=True) for snr in grid]
+
+
+def spec_of(*attacks, own=False):
+    return {"name": "f", "title": "F", "metric": "psnr_db", "links": [("plain", 12.0)], "attacks": attacks, "own": own}
+
+
+@pytest.mark.parametrize(
+    ("own", "trained", "said"),
+    [
+        (False, {"a": 4.0}, [4.0]),
+        (False, {"a": 4.0, "b": 6.0}, [4.0, 6.0]),
+        (True, {"a": 4.0}, [4.0, 12.0]),
+        (True, {}, [12.0]),
+        (False, {"a": None}, []),  # a record of an earlier version does not say
+    ],
+)
+def test_a_figure_marks_the_snr_that_what_it_shows_was_trained_at(tmp_path, drawn, own, trained, said):
+    every = [*row_of(None), *(row for attack, snr in trained.items() for row in row_of(attack, trained=snr))]
+    drawing.draw(tmp_path / "a.png", spec_of(*trained, own=own), every)
+    axes = drawn[0].axes[0]
+    marks = [line.get_xdata()[0] for line in axes.lines if list(line.get_ydata()) == [0, 1]]
+    assert marks == said
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ([f"trained at {', '.join(f'{snr:g}' for snr in said)} dB"] if said else [])
+    shown = [4.0, 8.0, *said]
+    margin = 0.1 * (max(shown) - min(shown))
+    assert min(shown) - margin < axes.get_xlim()[0] < min(shown)
+    assert max(shown) < axes.get_xlim()[1] < max(shown) + margin  # and no further, for nothing is there
+
+
+def test_the_snr_of_an_attack_is_that_of_its_judgement(small):
+    done = record.of_step(small.folder("judge", "plain", 0, "inversion"), "judge")
+    other = done.model_copy(update={"threat": done.threat | {"snr_db": 4.0}})
+    own = record.of_step(small.folder("evaluate", "plain"), "evaluate")
+    measured = [Measured("plain", None, 0, own), Measured("plain", "a", 0, done), Measured("plain", "b", 0, other)]
+    found = list(rows(measured, ["plain"], ["a", "b"], ["psnr_db", "accuracy"]))
+    curves = drawing.curves(spec_of("a", "b"), found)
+    assert {curve.label.split(" ")[1]: curve.design_snr_db for curve in curves} == {"a": 12.0, "b": 4.0}
+    (curve,) = drawing.curves(spec_of(own=True) | {"metric": "accuracy", "links": [("plain", 11.0)]}, found)
+    assert curve.design_snr_db == 11.0
+
+
+def test_a_number_of_images_stays_in_one_line(tmp_path, drawn):
+    for n in range(20):
+        attacks = {"a": 10**5, "b": 10 ** (n // 4), "c": 10 ** (n % 4)}
+        found = [row for attack, count in attacks.items() for row in row_of(attack, count, trained=4.0)]
+        method = {"method": "m" * n}
+        long = [row.model_copy(update={"seeds": {0: row.shown.model_copy(update=method)}}) for row in found]
+        drawing.draw(tmp_path / "a.png", spec_of(*attacks), found + long)
+    for each in drawn:
+        lines = each.axes[0].get_title().split("\n")
+        assert all(line.count("(n = ") == line.count("(") == line.count(")") for line in lines)
+    assert max(each.axes[0].get_title().count("\n") for each in drawn) > 0
 
 
 def test_numbers_on_the_axis_that_would_overlap_are_left_out():

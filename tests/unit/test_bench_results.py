@@ -18,7 +18,7 @@ from semlink.bench import judge, recipes, record, results, steps
 from semlink.bench.graph import Graph
 from semlink.bench.record import Measurement
 from semlink.bench.results import BenchRecord
-from semlink.bench.rows import BASELINES, Measured, Row, rows
+from semlink.bench.rows import BASELINES, Measured, rows
 from semlink.metrics import Interval
 
 GRID = (12.0, 4.0)
@@ -248,16 +248,81 @@ def test_seeds_of_which_one_has_less_stand_side_by_side(small):
         assert (len(found["psnr_db"].seeds), len(found["mi_leakage"].seeds)) == (2, 1)
 
 
-@pytest.mark.parametrize(("drawn", "images", "poor"), [(9.9, 512, True), (9.9, 100, False), (9.0, 100, True)])
-def test_worse_than_the_mean_image_on_fewer_images_must_be_clearly_so(small, drawn, images, poor):
-    def about(mean, n):
-        return Measurement(mean=mean, low=mean - 0.2, high=mean + 0.2, n=n, unit="dB", level=0.95, method="by hand")
+def db(mean, n, half=0.2):
+    return Measurement(mean=mean, low=mean - half, high=mean + half, n=n, unit="dB", level=0.95, method="by hand")
 
-    shared = {"link": "plain", "metric": "psnr_db", "over_seeds": None}
-    guess = Row(attack="mean_image", snr_db=None, seeds={0: about(10.0, 512)}, converged=None, **shared)
-    row = Row(attack="inversion", snr_db=12.0, seeds={0: about(drawn, images)}, converged=True, **shared)
-    altered = small.record.model_copy(update={"rows": [guess, row]})
-    assert altered.poor() == ({("plain", "inversion")} if poor else set())
+
+def judged(small, drawn, guess, images, attack="inversion", seed=0):
+    """A judgement of an attack, by hand."""
+    done = record.of_step(small.folder("judge", "plain", seed, "inversion"), "judge")
+    points = [{"snr_db": 4.0, "psnr_db": db(0.0, images)}, {"snr_db": 12.0, "psnr_db": db(drawn, images)}]
+    baselines = {"mean_image": {"psnr_db": db(guess, images)}}
+    update = {"points": points, "baselines": baselines, "images": done.images | {"test": images}}
+    return Measured("plain", attack, seed, done.model_copy(update=update))
+
+
+def with_rows(small, *measured):
+    recipe = small.record.recipe
+    attacks = {each.attack: recipe["attacks"]["inversion"] for each in measured}
+    found = list(rows(measured, ["plain"], attacks, ["psnr_db"]))
+    return small.record.model_copy(update={"rows": found, "recipe": recipe | {"attacks": attacks}})
+
+
+@pytest.mark.parametrize(
+    ("drawn", "guess", "images"),
+    [
+        (12.5, 12.6, 100),  # the intervals overlap, and still she could have shown the mean image
+        (12.5, 12.4, 100),  # not of these images, though the mean image scores 12.9 on those of the other attack
+        (13.0, 13.1, 100),  # of these images, though she beats what the mean image scores on the others
+        (12.8, 12.9, 512),
+        (13.0, 12.9, 512),
+    ],
+)
+def test_an_attack_is_held_to_the_mean_image_of_its_own_images(small, drawn, guess, images):
+    other, one = judged(small, 13.5, 12.9, 512, "other"), judged(small, drawn, guess, images)
+    found = with_rows(small, other, one)
+    assert one.record.poor == (drawn < guess)
+    assert found.poor() == ({("plain", "inversion")} if one.record.poor else set())
+    (level,) = (row for row in found.rows if row.attack == "mean_image")
+    assert level.shown == db(12.9, 512)  # on the page it stands once
+    assert {row.attack: row.mean_image for row in found.rows if row.snr_db == 12.0} == {
+        "other": {0: db(12.9, 512)},
+        "inversion": {0: db(guess, images)},
+    }
+
+
+def test_one_judgement_below_the_mean_image_marks_the_attack(small):
+    seeds = [judged(small, drawn, 12.0, 512, seed=seed) for seed, drawn in enumerate((11.9, 14.0))]
+    assert [each.record.poor for each in seeds] == [True, False]
+    assert with_rows(small, *seeds).poor() == with_rows(small, *seeds[::-1]).poor() == {("plain", "inversion")}
+    assert with_rows(small, seeds[1]).poor() == set()
+
+
+def test_the_record_says_of_every_attack_what_its_judgements_say(small):
+    judgements = [each for each in small.graph.cells if each.step == "judge"]
+    said = {(c.link, c.attack, c.seed): record.of_step(small.store.folder(c.name), "judge") for c in judgements}
+    assert small.record.poor() == {(link, attack) for (link, attack, _), each in said.items() if each.poor}
+    for row in small.record.rows:
+        attacked = row.attack is not None and row.attack not in BASELINES
+        assert row.trained_snr_db == (12.0 if attacked else None)
+        if attacked and row.metric == "psnr_db":
+            mine = {s: each for (link, attack, s), each in said.items() if (link, attack) == (row.link, row.attack)}
+            assert row.mean_image == {s: each.baselines["mean_image"]["psnr_db"] for s, each in mine.items()}
+        else:
+            assert row.mean_image is None
+
+
+def test_a_record_of_an_earlier_version_holds_all_to_its_one_mean_image(small, tmp_path):
+    def strip(content):
+        for row in content["rows"]:
+            del row["mean_image"], row["trained_snr_db"]
+
+    for drawn, guess in ((12.5, 12.4), (13.0, 13.1)):
+        found = with_rows(small, judged(small, 13.5, 12.9, 512, "other"), judged(small, drawn, guess, 100))
+        path = tmp_path / "record.json"
+        record.write(path, found)
+        edit(path, strip)
+        assert record.read(path, BenchRecord).poor() == ({("plain", "inversion")} if drawn < 12.9 else set())
 
 
 # Missing

@@ -133,9 +133,24 @@ def test_who_draws_worse_than_the_mean_image_at_her_own_snr_is_marked(small):
     def better(content):
         for row in content["rows"]:
             if (row["link"], row["attack"], row["metric"], row["snr_db"]) == ("plain", "inversion", "psnr_db", 12.0):
-                row["over_seeds"]["mean"] = 99.0
+                for seed in row["seeds"].values():
+                    seed["mean"] = 99.0
 
     assert altered(small, better).poor() == own - {("plain", "inversion")}
+
+
+def test_what_the_mean_image_scores_on_fewer_images_stands_beside_them(small):
+    assert "where the mean image scores" not in report.shown(small.record)  # all are of the same images
+
+    def dearer(content):
+        for row in content["rows"]:
+            if (row["link"], row["attack"], row["metric"]) == ("keyed", "with-key", "psnr_db"):
+                for found in (*row["seeds"].values(), *row["mean_image"].values()):
+                    found["n"] = 100
+                row["mean_image"]["0"]["mean"] = 12.345
+
+    (line,) = [line for line in report.shown(altered(small, dearer)).split("\n") if "scores" in line]
+    assert re.match(r"keyed, with-key  .*  2 seeds, where the mean image scores 12\.3[45], not .*, worse than", line)
 
 
 def test_only_what_is_significant_after_correction_is_starred(small):

@@ -42,7 +42,8 @@ def curves(spec: dict[str, Any], found: Iterable[Row]) -> list[Curve]:
     for row in _shown(spec, found):
         if row.snr_db is not None:
             label = row.name + " (not converged)" * (row.converged is False)
-            drawn.setdefault(row.name, Curve(label, {}, designs[row.link])).points[row.snr_db] = row.shown
+            trained = row.trained_snr_db if row.attacked else designs[row.link]
+            drawn.setdefault(row.name, Curve(label, {}, trained)).points[row.snr_db] = row.shown
     return list(drawn.values())
 
 
@@ -60,7 +61,8 @@ def draw(path: Path, spec: dict[str, Any], found: Sequence[Row], remark: str = "
             f"figure '{spec['name']}' wants '{spec['metric']}', which nothing in it has; there is: {held}"
         )
     of = " and ".join(sorted({"Eve" if row.attacked else "Bob" for row in heard}))
-    note = textwrap.fill(f"95 % intervals: {methods([row.shown for row in heard])}", 76)
+    said = f"95 % intervals: {methods([row.shown for row in heard])}"
+    note = textwrap.fill(said.replace(" = ", "\u00a0=\u00a0"), 76).replace("\u00a0", " ")  # no line breaks there
     curves_file(
         path,
         curves(spec, found),

@@ -19,11 +19,11 @@ _DASHES = ("-", (0, (6, 2)), (0, (2, 2)), (0, (6, 2, 1, 2)), (0, (10, 3)), (0, (
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a figure: measurements by SNR in dB, and the SNR that the link was trained at."""
+    """A line of a figure: measurements by SNR in dB, and the SNR that the link or attack was trained at, if known."""
 
     label: str
     points: dict[float, Measurement]
-    design_snr_db: float
+    design_snr_db: float | None
 
 
 def curves_file(
@@ -107,6 +107,7 @@ def draw_curves(
     axes.grid(axis="y", alpha=0.15, linewidth=0.8)
     lines = []
     for i, curve in enumerate(curves):
+        again = i // len(COLOURS)  # up to 18 lines no two share colour and marker, colour and dash or marker and dash
         snrs, found = [*curve.points], [*curve.points.values()]
         means = [m.mean for m in found]
         lines.append(
@@ -115,8 +116,8 @@ def draw_curves(
                 means,
                 [[m.mean - m.low for m in found], [m.high - m.mean for m in found]],
                 color=COLOURS[i % len(COLOURS)],
-                marker=_MARKERS[i % len(_MARKERS)],
-                linestyle=_DASHES[(i + i // len(_DASHES)) % len(_DASHES)],  # of which no two lines share all three
+                marker=_MARKERS[(i + again) % len(_MARKERS)],
+                linestyle=_DASHES[(i + 2 * again) % len(_DASHES)],
                 markersize=5.5,
                 linewidth=1.6,
                 elinewidth=1.2,
@@ -124,10 +125,11 @@ def draw_curves(
             )
         )
     axes.margins(x=0.06, y=0.08)
-    designs = sorted({curve.design_snr_db for curve in curves})
+    designs = sorted({curve.design_snr_db for curve in curves if curve.design_snr_db is not None})
     for snr_db in designs:
         axes.axvline(snr_db, color=TEXT, alpha=0.45, linewidth=1, linestyle=(0, (1, 3)), zorder=0)
-    text, middle = f"{mark} {', '.join(f'{snr:g}' for snr in designs)} dB", (designs[0] + designs[-1]) / 2
-    axes.text(middle, 1.02, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=10.5)
+    if designs:
+        text, middle = f"{mark} {', '.join(f'{snr:g}' for snr in designs)} dB", (designs[0] + designs[-1]) / 2
+        axes.text(middle, 1.02, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=10.5)
     figure.legend(lines, [c.label for c in curves], loc="outside lower left", frameon=False, handlelength=4)
     return figure, axes

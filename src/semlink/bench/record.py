@@ -136,6 +136,14 @@ class AttackRecord(_Trained):
     kind: Literal["attack"] = "attack"
 
 
+def is_worse(drawn: Measurement | None, guess: Measurement | None) -> bool:
+    """Return whether an attack draws worse than the mean image shows of the same images; both are PSNR.
+
+    Then it says nothing of the defence, for she could show that.
+    """
+    return drawn is not None and guess is not None and drawn.mean < guess.mean
+
+
 class JudgeRecord(_Trained):
     """What an attack learned, and what is known without it, on the test set over a grid of the eavesdropper's SNR.
 
@@ -156,9 +164,8 @@ class JudgeRecord(_Trained):
 
     @property
     def poor(self) -> bool:
-        """Whether it draws worse than the mean image: then it says nothing of the defence, for she could show that."""
-        own, guess = self.results.get("psnr_db"), self.baselines.get("mean_image", {}).get("psnr_db")
-        return own is not None and guess is not None and own.mean < guess.mean
+        """Whether it draws worse than the mean image."""
+        return is_worse(self.results.get("psnr_db"), self.baselines.get("mean_image", {}).get("psnr_db"))
 
     @property
     def results(self) -> dict[str, Measurement]:

@@ -40,12 +40,16 @@ class Row(About):
     """What was measured: for each training seed, and over the seeds.
 
     ``over_seeds`` is None of one seed, and of a baseline, in which nothing is trained. ``converged`` is None where
-    nothing was attacked.
+    nothing was attacked, as are these two: ``trained_snr_db``, Es/N0 on the channel of the attack in training, and
+    ``mean_image``, for each seed what the mean image scores on the very images that the attack was judged on. That one
+    stands beside PSNR alone. Records of earlier versions have neither.
     """
 
     seeds: dict[int, Measurement]
     over_seeds: Measurement | None
     converged: bool | None
+    trained_snr_db: float | None = None
+    mean_image: dict[int, Measurement] | None = None
 
     @property
     def attacked(self) -> bool:
@@ -89,7 +93,12 @@ def rows(
             held = [each for each in mine if each.attack == attack]
             found = {each.seed: each.record for each in held if isinstance(each.record, JudgeRecord)}
             converged = all(each.converged for each in found.values())
-            yield from _series(link, attack, {s: r.points for s, r in found.items()}, metrics, converged)
+            trained = next((each.snr_db for each in found.values()), None)
+            guesses = {s: r.baselines["mean_image"] for s, r in found.items() if "mean_image" in r.baselines}
+            guessed = {seed: guess["psnr_db"] for seed, guess in guesses.items() if "psnr_db" in guess}
+            for row in _series(link, attack, {s: r.points for s, r in found.items()}, metrics, converged):
+                beside = guessed if row.metric == "psnr_db" and guessed else None
+                yield row.model_copy(update={"trained_snr_db": trained, "mean_image": beside})
 
 
 def _series(

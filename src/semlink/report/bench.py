@@ -143,6 +143,10 @@ def _units(found: BenchRecord, row: Row) -> str:
     units = f"{row.shown.n} seeds" if row.over_seeds else f"{row.shown.n} images"
     if row.attack not in BASELINES and len(row.seeds) < len(wanted):
         units += f" (seed{'s' * (len(row.seeds) > 1)} {', '.join(map(str, row.seeds))} of {len(wanted)})"
+    whole = (row.link, "mean_image", row.metric, None)
+    most = next((each.shown.n for each in found.rows if each.key == whole), 0)
+    if row.mean_image and (own := next(iter(row.mean_image.values()))).n < most:
+        units += f", where the mean image scores {own.mean:.2f}"
     poor = (row.link, row.attack) in found.poor()
     return units + ", not converged" * (row.converged is False) + ", worse than the mean image" * poor
 
