@@ -124,11 +124,11 @@ class BenchRecord(record.Strict):
     written: str
 
     def poor(self) -> set[tuple[str, str]]:
-        """Return link and attack of those that with some seed draw worse than the mean image of the same images.
+        """Return link and attack of those that with some seed draw worse than the mean image, on the same images.
 
         That is said at the SNR that they were trained at, as by each judgement. Whoever does so has not learned what
-        there is to learn, and says nothing of the defence. A record of an earlier version has but one mean image a
-        link, of the most images that any attack on it was judged on; there all are held to that.
+        there is to learn, and says nothing of the defence. A record of an earlier version says only how the mean image
+        does on the most images that any attack on the link was judged on; there all are held to that.
         """
         held = {row.key: row for row in self.rows if row.metric == "psnr_db"}
         found = set[tuple[str, str]]()
