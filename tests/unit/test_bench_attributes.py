@@ -41,7 +41,7 @@ def faces() -> DataSet:
 @pytest.fixture(autouse=True)
 def random_faces(monkeypatch):
     held = faces()
-    monkeypatch.setattr(data, "load", lambda name, variant="default": held)
+    monkeypatch.setattr(data, "load", lambda name, variant="default", users=None: held)
     return held
 
 

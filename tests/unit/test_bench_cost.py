@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
+from scheme_keys import SINGLE_USER
 
 import semlink
 from semlink.bench import create
 
 IMAGES = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-KEYS = [key for key in semlink.schemes.keys() if not key.startswith("test-")]  # noqa: SIM118
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_one_call_tells_what_any_scheme_costs(key):
+@pytest.mark.parametrize("key", SINGLE_USER)
+def test_one_call_tells_what_any_scheme_of_one_user_costs(key):
     options = {"base": "deepjscc"} if key == "layered" else {}
     link = create(key, data="cifar10", preset="smoke", channel_uses=64, **options)
     found = semlink.cost(link, IMAGES)

@@ -110,6 +110,7 @@ read = false
 perceptual = "none"
 [figures.f]
 metric = "accuracy"
+over = "snr_db"
 [links.a]
 scheme = "deepjscc"
 options = {}

@@ -39,7 +39,7 @@ def test_keys():
     assert {"deepjscc", "deepjscc-encryption"} <= set(semlink.schemes.keys())
     decoders = ["inversion", "inversion-plain", "inversion-unet"]
     knowing = ["search-learned", "search-smooth", "set-inversion", "sorted-inversion"]
-    first = ["codebook-inversion", "ensemble-inversion", "generative", "inference"]
+    first = ["codebook-inversion", "cross-link", "ensemble-inversion", "generative", "inference"]
     assert semlink.attacks.keys() == [*first, *decoders, *knowing]
     assert semlink.channels.keys() == ["awgn", "rayleigh", "rician"]
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every scheme must keep, and DeepJSCC itself."""
+"""What every scheme of a single user must keep, and DeepJSCC itself."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from scheme_keys import SINGLE_USER
 
 from semlink import phy, schemes
 from semlink._errors import SemlinkError
@@ -14,7 +15,7 @@ from semlink.schemes.task import KINDS
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (3, 64, 64)]
 SMALL = Backbone(16, 16)
-every_scheme = pytest.mark.parametrize("key", schemes.keys())
+every_scheme = pytest.mark.parametrize("key", SINGLE_USER)
 GRAIN = {"deepjscc-lbvq": 16, "uis-tosc": 16}  # an index for each position of a 4x4 map
 #: Whose energy is 1 image by image; that of the others is 1 on average over noise, messages or images.
 NORMALISED = ["deepjscc", "deepjscc-encryption", "escs", "ibal", "layered", "vfe", "vl-vfe"]

@@ -2,6 +2,7 @@
 import inspect
 
 import pytest
+from scheme_keys import EVERY
 
 from semlink import schemes
 from semlink.cli import main
@@ -51,15 +52,49 @@ def test_an_option_is_explained_by_its_class_or_the_one_it_is_as():
         Option("high", 3, "its own end."),
         Option("bare", "x", ""),
     ]
-    assert (takes_any(Base), takes_any(Heir)) == (False, True)
+    assert (takes_any(Base), takes_any(Heir), takes_any(Wrapper)) == (False, False, True)
+    assert [each.name for each in options(Wrapper)] == ["first"]
 
 
-@pytest.mark.parametrize("key", [key for key in schemes.keys() if not key.startswith("test-")])  # noqa: SIM118
+class Wrapper(schemes.Scheme):
+    """One that hands what it does not know to a scheme inside."""
+
+    def __init__(self, design, first=1, **inside):
+        super().__init__(design)
+
+
+class Below(Base):
+    """A scheme that sets what its base must be given.
+
+    Args:
+        own: of this one alone.
+    """
+
+    def __init__(self, design, own=4, **options):
+        super().__init__(design, 0.1, **options)
+
+
+def test_the_options_of_a_base_class_that_are_passed_on_are_options():
+    class Lowest(Below):
+        def __init__(self, design, must, may=5, **options):
+            super().__init__(design, **options)
+
+    class Last(Lowest):
+        def __init__(self, design, width=6, **options):
+            super().__init__(design, must=1, **options)
+
+    assert [each.name for each in options(Below)] == ["own", "weight", "low", "high"]
+    assert [each.name for each in options(Last)] == ["width", "may", "own", "weight", "low", "high"]
+    assert next(each for each in options(Last) if each.name == "low").meaning == "ends of a range."
+    assert not takes_any(Last)
+
+
+@pytest.mark.parametrize("key", EVERY)
 def test_every_option_of_every_scheme_is_explained_with_the_default_it_has(key):
     kind = schemes.schemes[key]
     taken = [p for p in list(inspect.signature(kind).parameters.values())[1:] if p.kind is not p.VAR_KEYWORD]
     found = options(kind)
-    assert [(each.name, each.default) for each in found] == [(p.name, p.default) for p in taken]
+    assert [(each.name, each.default) for each in found][: len(taken)] == [(p.name, p.default) for p in taken]
     for each in found:
         assert len(each.meaning) > 10, f"{key}: {each.name} is not explained"
 

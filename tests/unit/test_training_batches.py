@@ -99,8 +99,8 @@ def test_the_shares_of_the_processes_are_disjoint_and_make_the_batch(world):
     assert {share.rounds for share in shares} == {whole.rounds}
     parts = [list(share.epoch(2, "s")) for share in shares]
     for step, (images, targets) in enumerate(whole.epoch(2, "s")):
-        assert torch.equal(torch.cat([part[step][0] for part in parts], dim=1), images)
-        assert torch.equal(torch.cat([part[step][1] for part in parts], dim=1), targets)
+        assert torch.equal(torch.cat([part[step][0] for part in parts]), images)
+        assert torch.equal(torch.cat([part[step][1] for part in parts]), targets)
         assert targets.unique().numel() == targets.numel()
 
 
@@ -110,10 +110,10 @@ def test_users_are_stacked_and_the_smallest_sets_the_pace():
     shown = list(batches.epoch(0, "s"))
     assert len(shown) == batches.rounds == 3
     for images, targets in shown:
-        assert images.shape == (3, 8, 1, 4, 4)
-        assert torch.equal(targets // 100, torch.arange(3)[:, None].expand(3, 8))
-    orders = torch.cat([targets for _, targets in shown], dim=1) % 100
-    assert not torch.equal(orders[0], orders[1])  # users are not shuffled alike
+        assert images.shape == (8, 3, 1, 4, 4)  # groups of one image of each user
+        assert torch.equal(targets // 100, torch.arange(3).expand(8, 3))
+    orders = torch.cat([targets for _, targets in shown]) % 100
+    assert not torch.equal(orders[:, 0], orders[:, 1])  # users are not shuffled alike
 
 
 def test_a_set_smaller_than_a_batch_is_one_batch():

@@ -48,7 +48,7 @@ class Mean(nn.Module):
     def forward(self, images, targets, generator):
         del generator
         self.seen.append((images, targets))
-        rows = images.reshape(len(self.level), -1)
+        rows = images.reshape(len(images), len(self.level), -1).transpose(0, 1).flatten(1)
         return {"loss": (rows - self.level[:, None]).square().mean(1).sum(), "level": self.level.detach().sum()}
 
 
@@ -165,12 +165,12 @@ def test_joint_users_are_stacked_and_each_reaches_its_own_minimum(tmp_path, fabr
     model = Mean(users=3)
     fit(model, [Phase("joint", model, STEADY)], tmp_path, users=users, epochs=60).run(fabric)
     for images, targets in model.seen[:9]:
-        assert images.shape == (3, 8, 1, 8, 8)
-        assert targets.shape == (3, 8)
-        assert torch.equal(targets // 100, torch.arange(3)[:, None].expand(3, 8))
+        assert images.shape == (8, 3, 1, 8, 8)
+        assert targets.shape == (8, 3)
+        assert torch.equal(targets // 100, torch.arange(3).expand(8, 3))
         for k, user in enumerate(users):
-            own = user.images[targets[k] - 100 * k].float() / 255
-            assert torch.equal(images[k], own)
+            own = user.images[targets[:, k] - 100 * k].float() / 255
+            assert torch.equal(images[:, k], own)
     for k, user in enumerate(users):
         assert model.level[k].item() == pytest.approx(user.images.float().mean().item() / 255, abs=0.01)
 

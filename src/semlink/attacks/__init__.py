@@ -4,6 +4,7 @@
 from semlink.attacks.base import Attack, Drawing, Grant, Inference, Tap, Threat, attacks
 from semlink.attacks.baselines import class_means, mean_image
 from semlink.attacks.codebook import CodebookInversion
+from semlink.attacks.cross_link import CrossLink, Neighbour
 from semlink.attacks.ensemble import EnsembleInversion
 from semlink.attacks.generative import Generative
 from semlink.attacks.inference import SymbolInference, delivered_floor
@@ -18,6 +19,7 @@ keys = attacks.keys
 __all__ = [
     "Attack",
     "CodebookInversion",
+    "CrossLink",
     "Drawing",
     "EnsembleInversion",
     "Explained",
@@ -28,6 +30,7 @@ __all__ = [
     "Inversion",
     "Learned",
     "LearnedSearch",
+    "Neighbour",
     "PlainInversion",
     "SetInversion",
     "Smooth",

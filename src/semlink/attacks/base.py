@@ -16,7 +16,7 @@ from semlink.nn import Phase
 from semlink.nn.objective import Optimiser
 from semlink.phy.channel import Received, channels
 from semlink.phy.combining import combine
-from semlink.schemes import Link, Scheme, Sent
+from semlink.schemes import Link, Network, Scheme, Sent
 
 #: What an attack may be given beside what arrives at her antennas: the encoder with its weights, or the codebook.
 Grant = Literal["encoder", "codebook"]
@@ -72,9 +72,21 @@ class Tap:
         link: the victim.
         threat: the eavesdropper's means.
         sees: what else the attack is given.
+
+    Raises:
+        SemlinkError: the link is of several users, or of one where those are meant.
     """
 
+    #: Whether it taps a network of several users.
+    of_network: ClassVar[bool] = False
+
     def __init__(self, link: Link, threat: Threat, sees: frozenset[Grant] = frozenset()) -> None:
+        if isinstance(link, Network) != self.of_network:
+            raise SemlinkError(
+                "this attack is by the receivers of a network of several users, and the link is of one"
+                if self.of_network
+                else "this attack is on a link of one user; on a network of several there is 'cross-link'"
+            )
         link.scheme.eval()  # in training mode it would go on measuring BatchNorm's statistics
         self._link = link
         self.threat = threat
@@ -159,6 +171,8 @@ class Attack(nn.Module, ABC):
     sees: ClassVar[frozenset[Grant]] = frozenset()
     #: It is judged on so many test images at most; None if on all.
     most_images: ClassVar[int | None] = None
+    #: What it hears through.
+    tapped: ClassVar[type[Tap]] = Tap
 
     def __init__(self, tap: Tap) -> None:
         super().__init__()

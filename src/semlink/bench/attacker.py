@@ -19,7 +19,7 @@ from torch import nn
 
 from semlink._errors import SemlinkError
 from semlink._files import exclusive, sha256_file
-from semlink.attacks import Attack, Inference, Tap, Threat, attacks
+from semlink.attacks import Attack, Inference, Threat, attacks
 from semlink.bench import code, links, record
 from semlink.bench.presets import Schedule, preset
 from semlink.bench.scoring import BATCH
@@ -143,7 +143,7 @@ def build(link: Link, plan: Plan, shown: Description) -> Attack:
     kind = attacks[plan.name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
-        return kind(Tap(link, plan.threat, kind.sees), **plan.sizes(shown))
+        return kind(kind.tapped(link, plan.threat, kind.sees), **plan.sizes(shown))
 
 
 def load_attack(link: Link, plan: Plan, shown: Description, work: Path) -> Attack:
@@ -177,7 +177,9 @@ def fit(
     watch: Watcher = lambda moment: None,
 ) -> list[dict[str, Any]]:
     """Train ``eve`` on the attacker's images and return the history, a row an epoch."""
-    batches = Batches([sets.attacker], schedule.batch_size, sets.augmentation, plan.seed)
+    users = sets.attacker.members()
+    augmentation = sets.augmentation if len(users) == 1 else None  # as the network itself was trained
+    batches = Batches(users, schedule.batch_size, augmentation, plan.seed)
     fabric = make_fabric(device, plan.precision)
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from semlink import phy
 from semlink.nn.adversary import Adversary
-from semlink.schemes import Link
+from semlink.schemes import Link, Network, Sent
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,17 @@ def cost(link: Link, images: Tensor) -> Cost:
     """
     generator = torch.Generator().manual_seed(0)
     images = images.to(next(link.scheme.parameters()).device)
-    sent, seconds = link.transmit(images, generator), []
+    sent, seconds = _sent(link, images, generator), []
     for _ in range(7):
         begun = time.perf_counter()
-        one = link.transmit(images[:1], generator)
-        link.receive(link.channel(one.symbols, generator=generator), one.header).cpu()
+        link.deliver(images[:1], link.snr_db, generator).cpu()
         seconds.append(time.perf_counter() - begun)
     return Cost(
         parameters=parameters(link),
         multiply_adds=multiply_adds(link),
         channel_uses=sent.channel_uses,
         payload_bits=sent.payload_bits,
-        mean_power=float(phy.mean_power(sent.symbols).mean()),
+        mean_power=float(phy.mean_power(sent.symbols.flatten(1)).mean()),
         test_seconds=statistics.median(seconds),
     )
 
@@ -71,18 +70,36 @@ def parameters(link: Link) -> dict[str, int]:
 
 
 def multiply_adds(link: Link) -> dict[str, int]:
-    """Return the multiply-adds of transmitting and of receiving one image."""
+    """Return the multiply-adds of transmitting and of receiving one image, or one group of images of K users.
+
+    Counted are products of matrices; the design of linear transceivers and the solution of equations are not.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     scheme, generator = link.scheme, torch.Generator().manual_seed(0)
     device = next(scheme.parameters()).device
+    images = torch.zeros(1, *scheme.group_shape, device=device)
     with _without_gradient(scheme):
-        with FlopCounterMode(display=False) as transmitting:
-            sent = scheme.transmit(torch.zeros(1, *scheme.design.task.image_shape, device=device), generator)
-        received = link.medium(sent.symbols, link.snr_db, generator)
-        with FlopCounterMode(display=False) as receiving:
-            scheme.receive(received, sent.header)
+        if isinstance(link, Network):
+            state = link.draw(1, generator=generator)
+            with FlopCounterMode(display=False) as transmitting:
+                sent = link.transmit(images, generator, state)
+            received = link.channel(sent.symbols, None, generator, state)
+            with FlopCounterMode(display=False) as receiving:
+                link.receive(received, sent.header, state)
+        else:
+            with FlopCounterMode(display=False) as transmitting:
+                sent = scheme.transmit(images, generator)
+            received = link.medium(sent.symbols, link.snr_db, generator)
+            with FlopCounterMode(display=False) as receiving:
+                scheme.receive(received, sent.header)
     return {"transmitter": transmitting.get_total_flops() // 2, "receiver": receiving.get_total_flops() // 2}
+
+
+def _sent(link: Link, images: Tensor, generator: torch.Generator) -> Sent:
+    if isinstance(link, Network):
+        return link.transmit(images, generator, link.draw(len(images), generator=generator))
+    return link.transmit(images, generator)
 
 
 @contextmanager

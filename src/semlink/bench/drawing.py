@@ -5,7 +5,8 @@
 
 What is wanted is a ``spec`` of plain values: ``name`` and ``title`` of the figure, its ``metric``, ``links`` as pairs
 of name and the SNR in dB that it was trained at, ``attacks``, ``own`` (whether the links themselves are shown too) and
-``of``, which says of each input by its role of which step, link, attack and seed it is.
+``of``, which says of each input by its role of which step, link, attack and seed it is. A figure ``over`` an option
+of schemes also has ``at_db``, its SNR, and ``series``, what each link is one of and its value of the option.
 """
 
 import textwrap
@@ -16,7 +17,7 @@ from typing import Any
 from semlink._errors import SemlinkError
 from semlink.bench import record
 from semlink.bench.figures import Curve, curves_file
-from semlink.bench.measures import TITLES
+from semlink.bench.measures import AXES, TITLES
 from semlink.bench.record import Measurement
 from semlink.bench.rows import BASELINES, Measured, Row, rows
 
@@ -38,12 +39,24 @@ def read_rows(spec: dict[str, Any], inputs: dict[str, Path]) -> list[Row]:
 
 def curves(spec: dict[str, Any], found: Iterable[Row]) -> list[Curve]:
     """Return the curves of a figure, in the order of ``found``."""
+    if "series" in spec:
+        return _over_option(spec, found)
     designs, drawn = dict(spec["links"]), dict[str, Curve]()
     for row in _shown(spec, found):
         if row.snr_db is not None:
             label = row.name + " (not converged)" * (row.converged is False)
             trained = row.trained_snr_db if row.attacked else designs[row.link]
             drawn.setdefault(row.name, Curve(label, {}, trained)).points[row.snr_db] = row.shown
+    return list(drawn.values())
+
+
+def _over_option(spec: dict[str, Any], found: Iterable[Row]) -> list[Curve]:
+    """Return a curve for each series of links, over their option, at the figure's SNR."""
+    drawn: dict[str, Curve] = {}
+    for row in _shown(spec, found):
+        if row.snr_db == spec["at_db"] and row.attack is None:
+            label, value = spec["series"][row.link]
+            drawn.setdefault(label, Curve(label, {}, None)).points[value] = row.shown
     return list(drawn.values())
 
 
@@ -68,10 +81,14 @@ def draw(path: Path, spec: dict[str, Any], found: Sequence[Row], remark: str = "
         curves(spec, found),
         title=textwrap.fill(spec["title"], 56),
         note="\n".join(filter(None, (remark, note))),
-        xlabel=f"SNR Es/N0 of {of} (dB)",
+        xlabel=_axis(spec) if "series" in spec else f"SNR Es/N0 of {of} (dB)",
         ylabel=title(spec["metric"]),
         levels={label: row.shown.mean for label, row in baselines(shown).items()},
     )
+
+
+def _axis(spec: dict[str, Any]) -> str:
+    return f"{AXES.get(spec['over'], spec['over'])}, at {spec['at_db']:g} dB"
 
 
 def baselines(found: Iterable[Row]) -> dict[str, Row]:

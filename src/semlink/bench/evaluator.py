@@ -13,11 +13,12 @@ from semlink import phy
 from semlink._errors import SemlinkError
 from semlink.bench import code, links, record
 from semlink.bench.answering import answers, measured
+from semlink.bench.measures import UNITS
 from semlink.bench.record import Measurement
 from semlink.bench.scoring import BATCH, encode, part
 from semlink.data import ImageSet
-from semlink.metrics import mean_interval, psnr_db, ssim
-from semlink.schemes import Key, Link, Sent, Task
+from semlink.metrics import correct, correct_attributes, mean_interval, psnr_db, ssim
+from semlink.schemes import Key, Link, Network, Sent, Task
 from semlink.training import checkpoint, seeded
 
 
@@ -56,13 +57,14 @@ def evaluate(
     link = links.load(folder, key)
     link.scheme.to(device)
     sets = links.image_sets(trained.recipe)
-    sent = encode(link, sets.test, seeded(seed, "nonces", device=device), device)
-    rows = values(link, sent, sets.test, grid, draws, seed, device)
+    symbols, rows = measure(link, sets.test, grid, draws, seed, device)
     names = link.scheme.design.task.attributes or sets.target_names
-    power, peak = phy.mean_power(sent.symbols), phy.peak_power(sent.symbols)
+    power, peak = phy.mean_power(symbols), phy.peak_power(symbols)
     each = {f"{name}@{snr:g}": v.mean(0) for snr, found in rows.items() for name, v in found.items()}
     checkpoint.save_tensors(out.with_suffix(".safetensors"), each | {"targets": sets.test.targets})
-    positives, constant = _constant(link.scheme.design.task, sets.test, names)
+    positives, constant = (
+        ({}, {}) if isinstance(link, Network) else _constant(link.scheme.design.task, sets.test, names)
+    )
     done = record.EvaluateRecord(
         **record.origin(
             trained.recipe,
@@ -92,6 +94,16 @@ def modules(scheme: str) -> tuple[str, str]:
     return __name__, links.module_of(scheme)
 
 
+def measure(
+    link: Link, test: ImageSet, grid: Sequence[float], draws: int, seed: int, device: torch.device
+) -> tuple[Tensor, dict[float, dict[str, Tensor]]]:
+    """Return symbols that were sent, a row an image, and for each SNR of the grid per-image values by metric."""
+    if isinstance(link, Network):
+        return _together(link, test, grid, draws, seed, device)
+    sent = encode(link, test, seeded(seed, "nonces", device=device), device)
+    return sent.symbols, values(link, sent, test, grid, draws, seed, device)
+
+
 @torch.no_grad()
 def values(
     link: Link, sent: Sent, test: ImageSet, grid: Sequence[float], draws: int, seed: int, device: torch.device
@@ -107,6 +119,58 @@ def values(
         noise = seeded(seed, "test noise", snr_db, device=device)
         rows = [_receive(link, sent, test, snr_db, noise, device) for _ in range(draws)]
         found[snr_db] = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    return found
+
+
+@torch.no_grad()
+def _together(
+    link: Network, test: ImageSet, grid: Sequence[float], draws: int, seed: int, device: torch.device
+) -> tuple[Tensor, dict[float, dict[str, Tensor]]]:
+    """Send groups of images by all users at once, each over channels of its own.
+
+    Channels and noise come from the seed, the SNR and the draw alone, so every scheme meets the same ones.
+
+    Returns:
+        The symbols of every antenna at the last SNR and draw, (n, K Nt N), and for each SNR per-group values by metric,
+        (draws, n): the mean over users, and each user's as METRIC.NUMBER.
+    """
+    found: dict[float, dict[str, Tensor]] = {}
+    sent: list[Tensor] = []
+    for snr_db in grid:
+        rows: list[dict[str, Tensor]] = []
+        for draw in range(draws):
+            sent, parts = [], list[dict[str, Tensor]]()
+            for number, indices in enumerate(torch.arange(len(test)).split(BATCH)):
+                images, targets = (each.to(device) for each in test.batch(indices))
+                state = link.draw(len(images), snr_db, seeded(seed, "gains", snr_db, draw, number, device=device))
+                noise = seeded(seed, "test noise", snr_db, draw, number, device=device)
+                symbols = link.transmit(images, seeded(seed, "nonces", draw, number, device=device), state)
+                sent.append(symbols.symbols.flatten(1).cpu())
+                output = link.receive(link.channel(symbols.symbols, None, noise, state), symbols.header, state)
+                parts.append(_each_user(link.scheme.design.task, output, images, targets))
+            rows.append({name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]})
+        found[snr_db] = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    return torch.cat(sent), found
+
+
+def _each_user(task: Task, output: Tensor, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Return what each group came to, (B,), by metric: the mean over users and each user's own."""
+    users, found = range(images.shape[1]), dict[str, Tensor]()
+    if task.kind == "reconstruct":
+        pairs = [(output[:, k].float(), images[:, k]) for k in users]
+        each = {
+            "psnr_db": [psnr_db(x, y) for x, y in pairs],
+            "ssim": [ssim(x, y) for x, y in pairs],
+            "ssim_global": [ssim(x, y, "global") for x, y in pairs],
+        }
+    elif task.kind == "classify":
+        each = {"accuracy": [correct(output[:, k], targets[:, k]) for k in users]}
+    else:
+        shares = [correct_attributes(output[:, k], task.targets(targets[:, k])).mean(1) for k in users]
+        each = {"accuracy": shares}
+    for name, values in each.items():
+        found[name] = torch.stack(values).mean(0)
+        found |= {f"{name}.{k + 1}": value for k, value in enumerate(values)}
     return found
 
 
@@ -131,6 +195,13 @@ def _receive(
 
 
 def _measure(link: Link, found: dict[str, Tensor], test: ImageSet, names: Sequence[str]) -> dict[str, Measurement]:
+    if isinstance(link, Network):
+        percent = {"accuracy": 100.0}
+        return {
+            name: Measurement.of(mean_interval(each), UNITS[base], percent.get(base, 1.0))
+            for name, each in found.items()
+            for base in [name.partition(".")[0]]
+        }
     if link.scheme.design.task.kind != "reconstruct":
         return measured(found, link.scheme.design.task.targets(test.targets), names)
     return {

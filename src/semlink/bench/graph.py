@@ -15,7 +15,7 @@ from semlink import data
 from semlink._errors import SemlinkError
 from semlink._files import write_text
 from semlink.attacks import Inference, Inversion, Threat, attacks
-from semlink.bench import attacker, links, record, trainer, zoo
+from semlink.bench import attacker, links, measures, record, trainer, zoo
 from semlink.bench.code import modules_sha256
 from semlink.bench.presets import preset
 from semlink.bench.recipes import AttackEntry, BenchRecipe, FigureEntry, LinkEntry
@@ -180,6 +180,10 @@ class _Builder:
     def refuse(self, name: str, entry: AttackEntry, link: LinkEntry, link_name: str) -> None:
         """Raise SemlinkError for an attack that can make nothing of what its victim sends, before anything runs."""
         kind = attacks[entry.attack]
+        if kind.tapped.of_network != bool(measures.users(link)):
+            of = "a network of several users" if measures.users(link) else "a link of one user"
+            wanted = "'cross-link' is one" if measures.users(link) else "'cross-link' is not"
+            raise SemlinkError(f"attacks.{name} on {link_name}: '{entry.attack}' on {of}; {wanted}")
         inverts = issubclass(kind, Inversion)
         plain = not kind.sees and (inverts or issubclass(kind, Inference)) and entry.transmissions == 1
         if plain or (name, link_name) in self.fitting:
@@ -193,7 +197,8 @@ class _Builder:
         plan = attacker.Plan(entry.attack, threat, entry.preset or link.preset, perceptual, 0, "fp32")
         try:
             eve = attacker.build(links.build(_recipe(link, link.seeds[0])), plan, shown)
-            eve.tap.intercept(torch.zeros(1, *shown.image_shape), torch.Generator().manual_seed(0))
+            if not kind.tapped.of_network:  # of a network it was overheard to build the attack
+                eve.tap.intercept(torch.zeros(1, *shown.image_shape), torch.Generator().manual_seed(0))
         except SemlinkError as error:
             raise SemlinkError(f"attacks.{name} on {link_name}: {error}") from None
 
@@ -220,6 +225,12 @@ class _Builder:
             "own": own,
             "of": {str(i): [cell.step, cell.link, cell.attack, cell.seed] for i, cell in enumerate(shown)},
         }
+        if figure.over != "snr_db":
+            entries, over = {link: recipe.links[link] for link in links}, figure.over
+            series = {
+                name: [measures.series(link, over), measures.option(link, over)] for name, link in entries.items()
+            }
+            spec |= {"over": over, "at_db": figure.at_db, "series": series}
         if shown:
             self.add("draw", spec, {str(i): cell.name for i, cell in enumerate(shown)}, None, None, None)
 

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from semlink import data
 from semlink._errors import SemlinkError, check_name
-from semlink.attacks import Attack, Drawing, Inference, class_means, delivered_floor, mean_image
+from semlink.attacks import Attack, Drawing, Inference, Neighbour, class_means, delivered_floor, mean_image
 from semlink.bench import attacker, ceilings, code, links, record
 from semlink.bench.answering import answers, measured
 from semlink.bench.evaluator import finite
 from semlink.bench.measures import DRAWN, INFERRED, UNITS, wanted
 from semlink.bench.reader import Reader, load_reader
 from semlink.bench.record import Measurement
-from semlink.bench.scoring import BATCH, encode, part, receiver_output
+from semlink.bench.scoring import BATCH, encode, part
 from semlink.data import DataSet, ImageSet
 from semlink.metrics import (
     MI_VARIANTS,
@@ -44,7 +44,7 @@ from semlink.metrics import (
     verification_auc,
 )
 from semlink.nn import Perceptual
-from semlink.schemes import Key, Link
+from semlink.schemes import Key, Link, Network
 from semlink.training import checkpoint, seeded
 
 SHOWN = 10
@@ -110,7 +110,8 @@ def judge(
     trained = links.read_run(run)
     links.check_key(trained.recipe, key, run)
     link, shown = links.load(run, key), data.describe(trained.recipe.data)
-    least = [{"snr_db": snr, **ceilings.upper_bounds(link, plan.threat, snr)} for snr in grid]
+    alone = not isinstance(link, Network)  # of a receiver of a network no bound is known here
+    least = [{"snr_db": snr, **ceilings.upper_bounds(link, plan.threat, snr)} for snr in grid if alone]
     link.scheme.to(device)
     made = record.read(work / "record.json", record.AttackRecord)
     sets, eve = links.image_sets(trained.recipe), attacker.load_attack(link, plan, shown, work).to(device)
@@ -125,7 +126,11 @@ def judge(
     if isinstance(eve, Drawing):
         first = sets.test.batch(torch.arange(min(SHOWN, most)))[0]
         with torch.no_grad():
-            heard = eve.tap.intercept(first.to(device), seeded(seed, "shown", device=device))
+            noise = seeded(seed, "shown", device=device)
+            if isinstance(eve.tap, Neighbour):
+                heard = eve.tap.overhear(first.to(device), noise, plan.threat.snr_db)
+            else:
+                heard = eve.tap.intercept(first.to(device), noise)
             tensors |= {"originals": first, "drawn": eve.reconstruct(heard, plan.threat.snr_db)}
     checkpoint.save_tensors(out.with_suffix(".safetensors"), tensors)
     judged = record.JudgeRecord(
@@ -176,7 +181,8 @@ def values(
     """Return, for each SNR of the grid, per-image values of what ``eve`` makes of the test set, and what is of all."""
     repeats = range(eve.tap.threat.transmissions)
     nonces = [seeded(seed, "eavesdropped nonces", *[i] * (i > 0), device=device) for i in repeats]
-    sent = [encode(link, sets.test, each, device) for each in nonces]
+    network = isinstance(eve.tap, Neighbour)  # what a network sends may depend on its channels
+    sent = [encode(link, sets.test, each, device) for each in nonces if not network]
     tools = _Tools(sets, metrics, seed, device, reader)
     found: dict[float, Values] = {}
     wholes: dict[float, Wholes] = {}
@@ -184,6 +190,8 @@ def values(
         noise = seeded(seed, "eavesdropper", snr_db, device=device)
 
         def heard(indices: Tensor, noise: torch.Generator = noise, snr_db: float = snr_db) -> Tensor:
+            if isinstance(eve.tap, Neighbour):
+                return eve.tap.overhear(sets.test.batch(indices)[0].to(device), noise, snr_db)
             return eve.tap.hear([part(each, indices) for each in sent], noise, snr_db)
 
         def made(indices: Tensor, heard: Drawn = heard, snr_db: float = snr_db) -> Tensor:
@@ -253,13 +261,15 @@ class _Tools:
         pairs, found = list(zip(guess.split(BATCH), self.images.split(BATCH), strict=True)), dict[str, Tensor]()
         for name, measure in {"psnr_db": psnr_db, "ssim": ssim}.items():
             if name in self.metrics:
-                found[name] = torch.cat([measure(a, b) for a, b in pairs]).cpu()
+                found[name] = torch.cat([_over_users(measure, a, b) for a, b in pairs]).cpu()
         if self.lpips is not None and dear:
             few = pairs[: LPIPS_IMAGES // BATCH]
             found["lpips"] = torch.cat([self.lpips(b, a) for a, b in few]).cpu()
         if "mi_leakage" in self.metrics:
             strangers = torch.Generator().manual_seed(self.seed)  # the same for every attack and baseline
-            found["mi_leakage"] = (mi_leakage(self.images, guess) - mi_null(self.images, guess, strangers)).cpu()
+            shown, drawn = self.images.flatten(0, -4), guess.flatten(0, -4)  # the images of groups one by one
+            bits = (mi_leakage(shown, drawn) - mi_null(shown, drawn, strangers)).cpu()
+            found["mi_leakage"] = bits.view(len(guess), -1).mean(1)
         if "retrieval" in self.metrics and len(guess) >= GALLERY:
             found["retrieval"] = retrieval(guess, self.images, GALLERY).cpu()
         if self.reader is not None:
@@ -313,6 +323,13 @@ class _Tools:
         }
 
 
+def _over_users(measure: Callable[[Tensor, Tensor], Tensor], drawn: Tensor, shown: Tensor) -> Tensor:
+    """Return ``measure`` of each image, or of each group (B, K, C, H, W) the mean over its users: (B,)."""
+    if drawn.ndim == 4:
+        return measure(drawn, shown)
+    return torch.stack([measure(drawn[:, k], shown[:, k]) for k in range(drawn.shape[1])]).mean(0)
+
+
 def _prior(known: ImageSet, count: int, outputs: int) -> Tensor:
     """Return the logits of always giving the attacker's shares, (count, outputs)."""
     if known.targets.ndim == 1:
@@ -329,7 +346,7 @@ def _delivered(link: Link, sets: DataSet, seed: int, device: torch.device) -> Te
     for name, images in (("attacker", sets.attacker), ("test", sets.test)):
         noise = seeded(seed, "delivered", name, device=device)
         outputs = [
-            receiver_output(link, images.batch(i)[0].to(device), link.snr_db, noise).cpu()
+            link.deliver(images.batch(i)[0].to(device), link.snr_db, noise).cpu()
             for i in torch.arange(len(images)).split(BATCH)
         ]
         logits = torch.cat(outputs)

@@ -2,6 +2,7 @@
 """Making links by name, untrained or from a run folder."""
 
 import dataclasses
+import inspect
 import math
 from importlib import import_module
 from pathlib import Path
@@ -14,10 +15,12 @@ from semlink._errors import SemlinkError, check_name
 from semlink.bench import record
 from semlink.bench.presets import PRESETS, preset
 from semlink.nn.adversary import Adversary
-from semlink.schemes import Design, Key, Link, Task, schemes
+from semlink.schemes import Design, Key, Link, Network, NetworkScheme, Task, schemes
 from semlink.schemes.options import options as options_of
 from semlink.schemes.options import takes_any
 from semlink.training import checkpoint
+
+INTERFERENCE = "interference"  # the channel of several users, which is part of their scheme
 
 
 def make_recipe(
@@ -26,7 +29,7 @@ def make_recipe(
     data: str = "digits",
     variant: str = "default",
     task: str | None = None,
-    channel: str = "awgn",
+    channel: str | None = None,
     snr_db: float = 12.0,
     channel_uses: int = 64,
     preset: str = "cpu",
@@ -38,6 +41,8 @@ def make_recipe(
 ) -> record.Recipe:
     """Check every name and number of a link and return its recipe.
 
+    ``channel`` is "awgn" if left out, and "interference" for the schemes of K users, whose task is then to reconstruct.
+
     Raises:
         SemlinkError: a name is unknown or a number makes no sense; the message says which and what would be right.
     """
@@ -45,14 +50,20 @@ def make_recipe(
     known = [option.name for option in options_of(kind)]
     for option in () if takes_any(kind) else options:
         check_name(f"option of {scheme}", option, known)
-    check_name("channel", channel, phy.channels.keys())
+    together = issubclass(kind, NetworkScheme)
+    channel = check_name("channel", channel or (INTERFERENCE if together else "awgn"), channel_names())
+    if together != (channel == INTERFERENCE):
+        fitting = f"is of several users, on channel '{INTERFERENCE}'" if together else "is of one user, on another"
+        raise SemlinkError(f"scheme '{scheme}' {fitting}, not '{channel}'")
+    if not together and len(_sets(data)) > 1:
+        raise SemlinkError(f"scheme '{scheme}' is of one user: data '{data}' is of several; name one set")
     if not math.isfinite(snr_db):
         raise SemlinkError(f"snr_db is {snr_db}: a finite number of dB is expected")
     check_seed(seed)
     if kind.secret is None and key is not None:
         raise SemlinkError(f"scheme '{scheme}' takes no key; leave the key out")
     shown = _description(data, variant)
-    chosen = _task(task, shown)
+    chosen = _task(task or ("reconstruct" if together else None), shown)
     if kind.secret is not None:
         key = key or Key.for_test(seed)
     check_name("preset", preset, PRESETS)
@@ -73,6 +84,20 @@ def make_recipe(
     )
 
 
+def channel_names() -> list[str]:
+    """Return the channels of one user, and that of several."""
+    return [*phy.channels.keys(), INTERFERENCE]
+
+
+def users_of(recipe: record.Recipe) -> int | None:
+    """Return K of a scheme of several users, None of one of a single user."""
+    kind = schemes[recipe.scheme]
+    if not issubclass(kind, NetworkScheme):
+        return None
+    default = inspect.signature(NetworkScheme).parameters["users"].default
+    return int(recipe.options.get("users") or default)
+
+
 def module_of(scheme: str) -> str:
     """Return the module that defines a scheme."""
     return schemes[scheme].__module__
@@ -90,8 +115,13 @@ def check_seed(seed: int) -> None:
 
 
 def _description(name: str, variant: str) -> "data.Description":
-    check_name(f"variant of {name}", variant, data.variants(check_name("data set", name, data.names())))
-    return data.describe(name)
+    shown = data.describe(name)
+    check_name(f"variant of {name}", variant, data.variants(name))
+    return shown
+
+
+def _sets(name: str) -> list[str]:
+    return data.members(name)
 
 
 def _task(kind: str | None, shown: "data.Description") -> Task:
@@ -104,7 +134,7 @@ def image_sets(recipe: record.Recipe) -> data.DataSet:
     Raises:
         SemlinkError: the files are missing or damaged.
     """
-    sets, most = data.load(recipe.data, recipe.variant), PRESETS[recipe.preset].images
+    sets, most = data.load(recipe.data, recipe.variant, users_of(recipe)), PRESETS[recipe.preset].images
     if most is None:
         return sets
     splits = ("transceiver", "validation", "attacker", "attacker_validation", "test")
@@ -128,6 +158,8 @@ def build(recipe: record.Recipe) -> Link:
             raise SemlinkError(f"scheme '{recipe.scheme}' does not take these options: {error}") from None
     if recipe.key and recipe.key["kind"] == "test":
         give_key(scheme, Key.for_test(recipe.seed))
+    if isinstance(scheme, NetworkScheme):
+        return Network(scheme, recipe.snr_db)
     return Link(scheme, phy.channels[recipe.channel](), recipe.snr_db)
 
 

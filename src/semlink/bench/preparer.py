@@ -57,5 +57,8 @@ def content_sha256(images: ImageSet) -> str:
 
 def _counts(images: ImageSet, names: tuple[str, ...]) -> dict[str, int]:
     targets = images.targets
-    counts = torch.bincount(targets, minlength=len(names)) if targets.dim() == 1 else targets.sum(0).long()
+    classes = not targets.is_floating_point()
+    counts = (
+        torch.bincount(targets.flatten(), minlength=len(names)) if classes else targets.flatten(0, -2).sum(0).long()
+    )
     return dict(zip(names, counts.tolist(), strict=True))

@@ -35,6 +35,7 @@ class Preset:
     Attributes:
         colour, grey: for images of three channels and of one.
         perceptual_taps: VGG16 layers in the attacker's training loss.
+        network: schedule of K users together, with the settings of paper B, section IV; only its length differs.
         draws: noise draws per test image.
         images: at most so many images of each split; None takes all.
     """
@@ -42,6 +43,7 @@ class Preset:
     colour: Scale
     grey: Scale
     perceptual_taps: int
+    network: Schedule
     draws: int
     images: int | None = None
 
@@ -59,6 +61,10 @@ def _attack(epochs: int, batch_size: int, rate: float = 1e-3) -> Schedule:
     return Schedule(epochs, batch_size, Optimiser("adamw", rate, schedule="cosine", warm_up=0.1))
 
 
+def _network(epochs: int) -> Schedule:
+    return Schedule(epochs, 128, Optimiser("adamw", 1e-3, betas=(0.9, 0.98)))
+
+
 _COLOUR, _GREY, _TINY = Backbone(256, 640), Backbone(64, 128), Backbone(16, 16)
 
 PRESETS = {
@@ -66,6 +72,7 @@ PRESETS = {
         colour=Scale(_TINY, _link(2, 64, 0.1), 32, _attack(2, 64)),
         grey=Scale(_TINY, _link(2, 64, 0.1), 32, _attack(2, 64)),
         perceptual_taps=1,
+        network=_network(2),
         draws=1,
         images=512,
     ),
@@ -73,24 +80,28 @@ PRESETS = {
         colour=Scale(_COLOUR, _link(6, 256, 0.2), 256, _attack(6, 64)),
         grey=Scale(_GREY, _link(5, 128, 0.1), 64, _attack(10, 64, 3e-3)),
         perceptual_taps=2,
+        network=_network(15),
         draws=5,
     ),
     "tune": Preset(  # a quarter of the others' rate, lest what the link starts from be forgotten first
         colour=Scale(_COLOUR, _link(5, 256, 0.05), 256, _attack(6, 64)),
         grey=Scale(_GREY, _link(5, 128, 0.025), 64, _attack(10, 64, 3e-3)),
         perceptual_taps=2,
+        network=_network(5),
         draws=5,
     ),
     "cpu": Preset(
         colour=Scale(_COLOUR, _link(30, 256, 0.2), 256, _attack(12, 64)),
         grey=Scale(_GREY, _link(20, 128, 0.1), 64, _attack(30, 64, 3e-3)),
         perceptual_taps=2,
+        network=_network(30),
         draws=5,
     ),
     "paper": Preset(
         colour=Scale(_COLOUR, _link(200, 512, 0.4), 256, _attack(200, 128)),
         grey=Scale(_GREY, _link(200, 512, 0.4), 256, _attack(200, 128)),
         perceptual_taps=5,
+        network=_network(200),
         draws=5,
     ),
 }

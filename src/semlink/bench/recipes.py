@@ -30,13 +30,14 @@ T = TypeVar("T")
 
 def _registered(kind: str) -> Iterable[str]:
     """Return the names of a kind; imported here, so that a file that is not there is noticed before torch is loaded."""
-    from semlink import attacks, data, phy, schemes
+    from semlink import attacks, data, schemes
+    from semlink.bench import links
     from semlink.bench.presets import PRESETS
 
     return {
         "scheme": schemes.keys,
         "attack": attacks.keys,
-        "channel": phy.channels.keys,
+        "channel": links.channel_names,
         "data set": data.names,
         "preset": PRESETS.keys,
         "metric": measures.TITLES.keys,
@@ -49,6 +50,8 @@ def _named(kind: str, parted: bool = False) -> AfterValidator:
     def check(value: str) -> str:
         base, dot, part = value.partition(".") if parted else (value, "", "")
         try:
+            if kind == "data set":  # several users may have one each, joined by "+"
+                return "+".join(check_name(kind, each, _registered(kind)) for each in value.split("+"))
             return check_name(kind, base, _registered(kind)) + dot + part
         except SemlinkError as error:
             raise ValueError(str(error)) from None  # which pydantic collects
@@ -97,7 +100,8 @@ class LinkEntry(_Strict):
     """A link, trained once for each seed.
 
     ``weights`` of the zoo are taken in place of training ("" in a variant that trains). Training begins with the
-    weights of ``start``, where they fit: a link of the zoo, or the first seed of another link of this recipe.
+    weights of ``start``, where they fit: a link of the zoo, or the first seed of another link of this recipe. Tables
+    compare it with the link ``against``, or with the first of the recipe.
     """
 
     scheme: Scheme
@@ -113,6 +117,7 @@ class LinkEntry(_Strict):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     weights: Annotated[str, AfterValidator(_from_zoo)] | None = None
     start: str | None = None
+    against: str | None = None
 
 
 class AttackEntry(_Strict):
@@ -160,9 +165,14 @@ class Evaluation(_Strict):
 
 
 class FigureEntry(_Strict):
-    """A metric drawn over the SNR grid, of ``links`` and ``attacks`` (None: of all)."""
+    """A metric of ``links`` and ``attacks`` (None: of all), drawn over the SNR grid.
+
+    ``over`` an option of the links' schemes, as ``users``, it is drawn of the links alone, at ``at_db`` of the grid.
+    """
 
     metric: Metric
+    over: str = "snr_db"
+    at_db: Decibels | None = None
     links: Distinct[str] | None = None
     attacks: Distinct[str] | None = None
     title: str | None = None
@@ -194,8 +204,12 @@ class BenchRecipe(Content):
         """A hash of the content: neither name, title, comments nor the order of keys change it."""
         content = self.model_dump(mode="json", exclude={"name", "title"})
         for link in content["links"].values():
-            if link["start"] is None:  # said by silence, so that recipes older than this key keep their hash
-                del link["start"]
+            for key in ("start", "against"):
+                if link[key] is None:  # said by silence, so that recipes older than this key keep their hash
+                    del link[key]
+        for figure in content["figures"].values():
+            if figure["over"] == "snr_db":
+                del figure["over"], figure["at_db"]
         for attack in content["attacks"].values():
             for key in ("antennas", "transmissions", "channel", "csi", "queries", "read"):
                 if attack[key] == AttackEntry.model_fields[key].default:
@@ -315,7 +329,10 @@ def _merge(base: Any, over: Any) -> Any:
 
 
 def _without(document: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Return the document without the links ``names``; attacks and figures that have none left go too."""
+    """Return the document without the links ``names``; attacks and figures that have none left go too.
+
+    Links that were to be compared with one of them are compared with the first.
+    """
     names = [*names]
     kept = {key: value for key, value in document.items() if key != "without"}
     if not names:
@@ -323,8 +340,14 @@ def _without(document: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     attacks = _pruned(kept.get("attacks", {}), "links", names)
     gone = [name for name in kept.get("attacks", {}) if name not in attacks]
     figures = _pruned(_pruned(kept.get("figures", {}), "links", names), "attacks", gone)
-    links = {name: link for name, link in kept["links"].items() if name not in names}
+    links = {name: _unpaired(link, names) for name, link in kept["links"].items() if name not in names}
     return kept | {"links": links, "attacks": attacks, "figures": figures}
+
+
+def _unpaired(link: Any, names: list[str]) -> Any:
+    if isinstance(link, dict) and link.get("against") in names:
+        return {key: value for key, value in link.items() if key != "against"}
+    return link
 
 
 def _pruned(tables: dict[str, Any], key: str, gone: list[str]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def relations(content: "Content") -> Iterator[tuple[Keys, Callable[..., Any], tu
         )
         yield (*at, "weights"), _check_one_seed, (link,)
         yield (*at, "start"), _check_start, (name, links)
+        yield (*at, "against"), _check_against, (name, links)
         scheme = schemes[link.scheme]
         known = [option.name for option in options(scheme)]
         for option in () if takes_any(scheme) else link.options:
@@ -53,7 +54,7 @@ def relations(content: "Content") -> Iterator[tuple[Keys, Callable[..., Any], tu
             bare = [link for link, entry in links.items() if schemes[entry.scheme].secret is None]
             yield (*at, "with_secret"), _check_secret, (attack.links or list(links), bare)
     for metric in measured:
-        yield ("evaluation", "metrics"), _check_part, (metric, {link.data for link in links.values()})
+        yield ("evaluation", "metrics"), _check_part, (metric, links)
     for name, figure in content.figures.items():
         at = ("figures", name)
         for link in figure.links or ():
@@ -61,6 +62,7 @@ def relations(content: "Content") -> Iterator[tuple[Keys, Callable[..., Any], tu
         for attack in figure.attacks or ():
             yield (*at, "attacks"), check_name, ("attack", attack, content.attacks)
         yield (*at, "metric"), _check_measured, (figure.metric, measured)
+        yield (*at, "at_db"), _check_over, (figure, content)
         named = {*(figure.links or ())} <= links.keys() and {*(figure.attacks or ())} <= content.attacks.keys()
         if named and figure.metric in measured:
             yield (*at, "metric"), _check_drawn, (figure, content)
@@ -86,6 +88,14 @@ def _check_start(name: str, links: dict[str, "LinkEntry"]) -> None:
         link = links[link.start]
 
 
+def _check_against(name: str, links: dict[str, "LinkEntry"]) -> None:
+    if (against := links[name].against) is None:
+        return
+    other = links[check_name("link to compare with", against, [each for each in links if each != name])]
+    if (other.data, other.variant) != (links[name].data, links[name].variant):
+        raise SemlinkError(f"link '{against}' is of other images; name one of {links[name].data}")
+
+
 def _check_secret(targets: list[str], bare: list[str]) -> None:
     if without := [link for link in targets if link in bare]:
         raise SemlinkError(f"without a secret: {', '.join(without)}; name in 'links' those whose scheme has one")
@@ -108,7 +118,7 @@ def _check_drawing(attack: "AttackEntry", key: str, silent: bool | str, why: str
         raise SemlinkError(f"attack '{attack.attack}' {why}; leave '{key}' out")
 
 
-def _check_part(metric: str, sets: set[str]) -> None:
+def _check_part(metric: str, links: "dict[str, LinkEntry]") -> None:
     """Refuse a part that nothing has, and a metric that lacks its part."""
     from semlink import data
     from semlink.metrics import MI_VARIANTS
@@ -116,13 +126,47 @@ def _check_part(metric: str, sets: set[str]) -> None:
     base, dot, part = metric.partition(".")
     if base == "mi_legacy":
         check_name("MI variant (after 'mi_legacy.')", part, MI_VARIANTS)
-    elif dot and base not in measures.PARTED:
+    elif not dot:
+        return
+    elif base in measures.BY_USER and part.isdigit():
+        most = max(measures.users(link) for link in links.values())
+        if not 1 <= int(part) <= most:
+            raise SemlinkError(
+                f"'{metric}' is of user {part}: users are numbered from 1, and no link has more than {most}"
+            )
+    elif base not in measures.PARTED:
         raise SemlinkError(f"'{base}' has no parts, so '{metric}' is nothing; write '{base}'")
-    elif dot:
-        attributes = [name for each in sorted(sets) for name in data.describe(each).attributes]
+    else:
+        sets = sorted({link.data for link in links.values()})
+        attributes = [name for each in sets for name in data.describe(each).attributes]
         if not attributes:
-            raise SemlinkError(f"images of {', '.join(sorted(sets))} have no attributes; write '{base}'")
+            raise SemlinkError(f"images of {', '.join(sets)} have no attributes; write '{base}'")
         check_name("attribute", part, attributes)
+
+
+def _check_over(figure: "FigureEntry", content: "Content") -> None:
+    if figure.over == "snr_db":
+        if figure.at_db is not None:
+            raise SemlinkError("a figure over SNR shows all of it; leave at_db out, or name an option in over")
+        return
+    grid = content.evaluation.snr_db
+    if figure.at_db not in grid:
+        shown = ", ".join(f"{level:g}" for level in grid)
+        raise SemlinkError(f"a figure over '{figure.over}' is drawn at_db one SNR of the grid: {shown}")
+    if figure.attacks is not None:
+        raise SemlinkError(f"a figure over '{figure.over}' shows links; leave 'attacks' out")
+    for name in figure.links or content.links:
+        if name in content.links and measures.option(content.links[name], figure.over) is None:
+            scheme = content.links[name].scheme
+            raise SemlinkError(f"over is '{figure.over}': scheme '{scheme}' of link '{name}' has no such number")
+    places: dict[tuple[str, float | None], str] = {}
+    for name in figure.links or content.links:
+        if name in content.links:
+            link = content.links[name]
+            place = measures.series(link, figure.over), measures.option(link, figure.over)
+            if place in places:
+                raise SemlinkError(f"links '{places[place]}' and '{name}' would be the same point; name one in 'links'")
+            places[place] = name
 
 
 def _check_queries(attack: "AttackEntry", links: dict[str, "LinkEntry"]) -> None:
@@ -173,15 +217,19 @@ def _check_drawn(figure: "FigureEntry", content: "Content") -> None:
 
 
 def _offered(link: "LinkEntry") -> list[str]:
-    """Return the metrics of a link's task, those of attributes one by one."""
+    """Return the metrics of a link's task, those of attributes and of the users of a network one by one."""
     from semlink import data
 
     shown = data.describe(link.data)
-    kind, _, chosen = (link.task or ("classify" if shown.kind == "classes" else "attributes")).partition(":")
+    natural = "reconstruct" if measures.users(link) else "classify" if shown.kind == "classes" else "attributes"
+    kind, _, chosen = (link.task or natural).partition(":")
+    if measures.users(link):
+        metrics = measures.LINK[4:] if kind == "reconstruct" else measures.LINK[:1]
+        return [*metrics, *(f"{metric}.{k + 1}" for metric in metrics for k in range(measures.users(link)))]
     if kind == "attributes":
         names = chosen.split(",") if chosen else shown.attributes
         return [f"{metric}.{name}" for metric in measures.ANSWERED for name in names]
-    return list(measures.LINK[:2] if kind == "classify" else measures.LINK[4:])
+    return list(measures.LINK[:2] if kind == "classify" else measures.LINK[4:6])
 
 
 def _few(names: Iterable[str]) -> str:

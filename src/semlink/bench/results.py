@@ -267,7 +267,11 @@ def over_seeds(a: Row, b: Row) -> Interval | None:
 
 
 def _differences(recipe: BenchRecipe, cells: list[CellState], rows: list[Row], store: Store) -> list[Difference]:
-    """Compare every row with the first of the same metric, SNR, images and kind: link or attack."""
+    """Compare every row with the first of the same metric, SNR, images and kind: link or attack.
+
+    A link that names another to be held ``against`` is compared with that one.
+    """
+    named = {(row.link, row.metric, row.snr_db): row for row in rows if row.attack is None}
     found: list[tuple[Row, Row, Literal["seeds", "images"], list[int], Interval]] = []
     first: dict[tuple[str, float, str, str, bool], Row] = {}
     for row in rows:
@@ -275,7 +279,9 @@ def _differences(recipe: BenchRecipe, cells: list[CellState], rows: list[Row], s
             continue
         entry = recipe.links[row.link]
         reference = first.setdefault((row.metric, row.snr_db, entry.data, entry.variant, row.attack is None), row)
-        if reference is row:
+        if row.attack is None and entry.against is not None:
+            reference = named.get((entry.against, row.metric, row.snr_db))
+        if reference is row or reference is None:
             continue
         if (interval := over_seeds(row, reference)) is not None:
             found.append((reference, row, "seeds", sorted({*row.seeds, *reference.seeds}), interval))

@@ -6,20 +6,19 @@ from torch import Tensor
 
 from semlink.data import ImageSet
 from semlink.metrics import correct, correct_attributes, psnr_db
-from semlink.schemes import Link, Sent
+from semlink.schemes import Link, Sent, Task
 
 BATCH = 500
 
 
-def receiver_output(link: Link, images: Tensor, snr_db: float, generator: torch.Generator) -> Tensor:
-    """Send ``images`` over the link at ``snr_db`` and return what the receiver makes of them."""
-    sent = link.transmit(images, generator)
-    return link.receive(link.channel(sent.symbols, snr_db, generator), sent.header)
+def score(task: Task, output: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    """Return the utility of each image: 1 or 0, the share of right attributes, or PSNR in dB. Shape (B,).
 
-
-def score(link: Link, output: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-    """Return the utility of each image: 1 or 0, the share of right attributes, or PSNR in dB. Shape (B,)."""
-    task = link.scheme.design.task
+    Of groups of K images, each of which is a user's, it is the mean over users.
+    """
+    if images.ndim == 5:
+        users = range(images.shape[1])
+        return torch.stack([score(task, output[:, k], images[:, k], targets[:, k]) for k in users], 1).mean(1)
     if task.kind == "classify":
         return correct(output, targets)
     if task.kind == "attributes":

@@ -26,10 +26,9 @@ from semlink import data
 from semlink._files import write_text
 from semlink.attacks import Threat
 from semlink.bench import attacker, drawing, evaluator, judge, links, preparer, presets, reader, record, trainer, zoo
-from semlink.bench.scoring import encode
 from semlink.data import DataSet, ImageSet
 from semlink.schemes import Link
-from semlink.training import Watcher, describe_machine, make_fabric, resolve_precision, seeded
+from semlink.training import Watcher, describe_machine, make_fabric, resolve_precision
 
 Spec = dict[str, Any]
 Inputs = dict[str, Path]
@@ -164,8 +163,7 @@ class Evaluate(Step):
         link, sets = _link(spec, inputs, device)
         few = _first(sets.test, IMAGES)
         begun = time.perf_counter()
-        sent = encode(link, few, seeded(spec["seed"], "nonces", device=device), device)
-        found = evaluator.values(link, sent, few, spec["snr_db"], 1, spec["seed"], device)
+        _, found = evaluator.measure(link, few, spec["snr_db"], 1, spec["seed"], device)
         pace = (time.perf_counter() - begun) * spec["draws"] * len(sets.test) / len(few)
         return Trial(_digest(found), pace, 4 * len(sets.test) * sum(map(len, found.values())))
 

@@ -206,6 +206,8 @@ def _trained(name: str, source: str | Path, preset: str | None, key: Key | None)
         trained, kind = links.read_run(source), "a trained run"
         links.check_key(trained.recipe, key, source)
     recipe = trained.recipe
+    if links.users_of(recipe):
+        raise SemlinkError(f"{name} is of several users, and the audit is of a link of one; attack it by 'cross-link'")
     chosen = check_name("preset", preset or recipe.preset, PRESETS)
     sets, shown = links.image_sets(recipe.model_copy(update={"preset": chosen})), data.describe(recipe.data)
     identity = repr((trained.weights_sha256, code.modules_sha256(links.module_of(recipe.scheme))))

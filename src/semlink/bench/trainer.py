@@ -24,7 +24,7 @@ from semlink._errors import SemlinkError
 from semlink._files import exclusive, sha256_file, write_text
 from semlink.bench import code, cost, links, record
 from semlink.bench.presets import Schedule, preset
-from semlink.bench.scoring import receiver_output, score
+from semlink.bench.scoring import score
 from semlink.data import DataSet, ImageSet, describe
 from semlink.phy import Received
 from semlink.schemes import Key, Link
@@ -129,6 +129,8 @@ def _train(
 
 def schedule(recipe: record.Recipe) -> Schedule:
     """Return how the link of ``recipe`` is trained."""
+    if links.users_of(recipe):
+        return preset(recipe.preset).network
     scale = preset(recipe.preset).scale(describe(recipe.data).image_shape[0])
     if recipe.task != "reconstruct":
         return scale.link
@@ -154,9 +156,10 @@ def fit(
     transceiver = sets.transceiver
     link.scheme.prepare(transceiver.batch(torch.arange(min(len(transceiver), 5000)))[0])
     taken = None if start is None else links.start_from(link, start)
-    batches = Batches(
-        [transceiver], plan.batch_size, sets.augmentation, recipe.seed, fabric.global_rank, fabric.world_size
-    )
+    # Paper B has no augmentation.
+    augmentation = None if links.users_of(recipe) else sets.augmentation
+    users, rank, world = transceiver.members(), fabric.global_rank, fabric.world_size
+    batches = Batches(users, plan.batch_size, augmentation, recipe.seed, rank, world)
 
     def carry(symbols: Tensor, generator: torch.Generator) -> Received:
         return link.medium(symbols, recipe.snr_db, generator)
@@ -191,8 +194,8 @@ def _validate(link: Link, images: ImageSet, device: torch.device) -> dict[str, f
     for indices in torch.arange(len(images)).split(500):
         batch, targets = images.batch(indices)
         batch = batch.to(device)
-        output = receiver_output(link, batch, link.snr_db, noise)
-        scores.append(score(link, output, batch, targets.to(device)))
+        output = link.deliver(batch, link.snr_db, noise)
+        scores.append(score(link.scheme.design.task, output, batch, targets.to(device)))
     name = {"classify": "accuracy", "attributes": "accuracy", "reconstruct": "psnr_db"}[link.scheme.design.task.kind]
     return {name: round(float(torch.cat(scores).mean()), 6)}
 

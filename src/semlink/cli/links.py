@@ -71,17 +71,17 @@ class Train(Common):
     scheme: str = argument()
     """Key of a scheme, as deepjscc."""
     data: str = "digits"
-    """Data set: digits, mnist, fashion-mnist, cifar10 or celeba."""
+    """Data set: digits, mnist, fashion-mnist, cifar10 or celeba; joined by +, one for each of several users in turn."""
     variant: str = "default"
     """Named split of the data set."""
     task: str | None = None
-    """classify, attributes or reconstruct; the data set's own if left out."""
-    channel: str = "awgn"
-    """awgn, rayleigh or rician."""
+    """classify, attributes or reconstruct; the data set's own if left out, reconstruct for several users."""
+    channel: str | None = None
+    """awgn, rayleigh or rician; interference, which is meant if left out, for schemes of several users."""
     snr_db: float = 12.0
-    """Es/N0 in training, in dB."""
+    """Es/N0 in training, in dB; schemes of several users train over a range of their own, and are validated here."""
     channel_uses: int = 64
-    """Complex symbols per image, a multiple of 8."""
+    """Complex symbols per image, a multiple of 8; of each antenna for several users."""
     preset: str = "cpu"
     """smoke, short, tune, cpu or paper."""
     options: list[str] = field(default_factory=list)

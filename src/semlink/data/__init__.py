@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image sets as uint8 tensors in memory: published files, fixed splits, augmentation of whole batches."""
 
-from semlink.data.description import Description, describe
+from semlink.data.description import Description, describe, members
 from semlink.data.download import fetch
 from semlink.data.images import Augmentation, DataSet, ImageSet, augment
 from semlink.data.inventory import FileStatus, SetStatus, check, status
@@ -22,6 +22,7 @@ __all__ = [
     "fetch",
     "instructions",
     "load",
+    "members",
     "names",
     "status",
     "variants",

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from semlink._errors import check_name
+from semlink._errors import SemlinkError, check_name
 from semlink.data.sources import NAMES
 
 
@@ -38,6 +38,21 @@ _KNOWN = {
 }
 
 
+def members(name: str) -> list[str]:
+    """Return the data set of each user in turn, ``mnist+fashion-mnist`` are two; of an unknown one SemlinkError."""
+    return [check_name("data set", each, NAMES) for each in name.split("+")]
+
+
 def describe(name: str) -> Description:
-    """Return the description of a data set; an unknown name raises SemlinkError."""
-    return _KNOWN[check_name("data set", name, NAMES)]
+    """Return the description of a data set, or of several, joined by "+", whose images are alike.
+
+    Raises:
+        SemlinkError: a name is unknown, or images or targets of the sets differ in shape.
+    """
+    first, *others = members(name)
+    for other in others:
+        if _KNOWN[other] != _KNOWN[first]:
+            raise SemlinkError(
+                f"images or targets of {other} and {first} differ in shape; users must send alike images"
+            )
+    return _KNOWN[first]

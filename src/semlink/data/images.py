@@ -10,8 +10,9 @@ from torch import Tensor
 
 
 def _to_float(images: Tensor) -> Tensor:
-    """Return ``images``: (B, C, H, W) uint8 as float32 in [0, 1], stored channels-last."""
-    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+    """Return ``images``: (B, C, H, W) uint8 as float32 in [0, 1], stored channels-last; groups as they are."""
+    form = torch.channels_last if images.dim() == 4 else torch.contiguous_format
+    return images.to(torch.float32, memory_format=form).div_(255)
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,11 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images and what is to be known about them.
+    """Images and what is to be known about them, or groups of K images, one of each of K users.
 
     Attributes:
-        images: (N, C, H, W) uint8
-        targets: (N,) int64 class indices, or (N, A) float32 attributes in {0, 1}
+        images: (N, C, H, W) uint8; groups are (N, K, C, H, W)
+        targets: (N,) int64 class indices, or (N, A) float32 attributes in {0, 1}; of groups (N, K) or (N, K, A)
         persons: (N,) int64 numbers of the persons shown; None where nobody is, or they are not known
     """
 
@@ -56,6 +57,12 @@ class ImageSet:
         """Return images (B, C, H, W) float32 in [0, 1], not augmented, and targets at ``indices``: (B,) int64."""
         part = self.subset(indices)
         return _to_float(part.images), part.targets
+
+    def members(self) -> list["ImageSet"]:
+        """Return the images of each user of a set of groups; without several users it is its own only member."""
+        if self.images.dim() == 4 or self.images.shape[1] == 1:
+            return [self]
+        return [ImageSet(self.images[:, k], self.targets[:, k]) for k in range(self.images.shape[1])]
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,8 @@ class DataSet:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
-        channels, height, width = self.test.images.shape[1:]
+        """(C, H, W) of every image, those of groups too."""
+        channels, height, width = self.test.images.shape[-3:]
         return channels, height, width
 
 

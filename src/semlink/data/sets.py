@@ -13,7 +13,9 @@ import torch
 
 from semlink._errors import SemlinkError, check_name
 from semlink.data.celeba import load_prepared
+from semlink.data.description import members
 from semlink.data.formats import read_cifar10, read_idx, verify
+from semlink.data.groups import group
 from semlink.data.images import Augmentation, DataSet, ImageSet
 from semlink.data.sources import CONTENT, FILES, NAMES, how_to_get
 from semlink.data.splits import COUNTS, Split, deal, digest
@@ -47,25 +49,36 @@ def variants(name: str) -> list[str]:
     Raises:
         SemlinkError: the set is unknown.
     """
-    check_name("data set", name, NAMES)
+    if len(of := members(name)) > 1:
+        return [variant for variant in variants(of[0]) if all(variant in variants(other) for other in of)]
     return [*([variant for known, variant in COUNTS if known == name] or ["default"]), "shadow"]
 
 
-def load(name: str, variant: str = "default") -> DataSet:
+def load(name: str, variant: str = "default", users: int | None = None) -> DataSet:
     """Read a data set into memory and split it.
 
     Every byte is compared with the published checksums on every load.
 
     Args:
-        name: one of ``names()``; all but "digits", which is installed with Semlink, are read from ``data_root()``.
+        name: one of ``names()``, or several joined by "+", one for each user in turn; all but "digits", which is
+            installed with Semlink, are read from ``data_root()``.
         variant: one of ``variants(name)``.
+        users: K; the images come in groups of K, one of each user. None: as many as ``name`` has sets, and no groups
+            if it is one.
 
     Raises:
         SemlinkError: an unknown name; a file that is missing or not the published one (the error names it and says
             how to get it).
     """
-    check_name("data set", name, NAMES)
+    of = members(name)
     check_name(f"variant of {name}", variant, variants(name))
+    if users is not None and users < len(of):
+        raise SemlinkError(
+            f"'{name}' is of {len(of)} users, and there are {users}; name as many sets as users, or fewer"
+        )
+    if users or len(of) > 1:
+        read = {each: load(each, variant) for each in dict.fromkeys(of)}
+        return group(name, [read[of[k % len(of)]] for k in range(users or len(of))])
     if variant == "shadow":
         return _shadow(load(name))
     if name == "celeba":

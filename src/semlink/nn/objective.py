@@ -2,7 +2,7 @@
 """What the training loop needs to know of a thing to train: its phases.
 
 A single objective has one phase. Alternating adversaries have several, each with its own optimiser and number of steps
-a round. K joint users are one phase whose module takes batches stacked as ``(K, B, ...)``.
+a round. K joint users are one phase whose module takes groups, ``(B, K, ...)``.
 """
 
 import math

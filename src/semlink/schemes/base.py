@@ -24,7 +24,8 @@ class Sent:
     """What leaves the transmitter for a batch of images.
 
     Attributes:
-        symbols: (B, n) complex64 channel symbols; analog codes have unit mean energy per image.
+        symbols: (B, n) complex64 channel symbols; analog codes have unit mean energy per image. Of K users together
+            (B, K, Nt, n), every antenna's symbols.
         payload_bits: bits per image of a digital payload, None for an analog code.
         header: public side information, one row per image (None for most schemes); anyone may read it.
     """
@@ -35,8 +36,8 @@ class Sent:
 
     @property
     def channel_uses(self) -> int:
-        """Complex symbols per image."""
-        return self.symbols.shape[1]
+        """Complex symbols per image and antenna."""
+        return self.symbols.shape[-1]
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,11 @@ class Scheme(nn.Module, ABC):
     def core(self) -> "Scheme":
         """The scheme that holds the networks: this one, or the one that it wraps; trained weights go there."""
         return self
+
+    @property
+    def group_shape(self) -> tuple[int, ...]:
+        """The shape of what is sent at once: (C, H, W) of an image."""
+        return self.design.task.image_shape
 
     def adapt(self, snr_db: float) -> bool:
         """Tell the transmitter the channel's Es/N0 in dB; return whether what it sends depends on that."""

@@ -46,6 +46,7 @@ from semlink.nn import Phase
 from semlink.nn.objective import Optimiser
 from semlink.schemes.base import Carry, Design, Scheme, Sent, schemes
 from semlink.schemes.key import Key, check_nonces, draw_nonces, keyed_bits, permutations
+from semlink.schemes.network import NetworkScheme
 from semlink.schemes.options import options, takes_any
 
 _KINDS = (torch.float32, torch.float64, torch.int64)  # of a base's header
@@ -100,6 +101,8 @@ class Layered(Scheme):
         kind = schemes[str(base)]
         if kind.secret is not None:
             raise SemlinkError(f"option base is '{base}', which has a key of its own; name a scheme without one")
+        if issubclass(kind, NetworkScheme):
+            raise SemlinkError(f"option base is '{base}', which is of several users; name a scheme of one")
         self.shuffle = check_flag("option shuffle", shuffle)
         self.sign_flips = check_flag("option sign_flips", sign_flips)
         self.fresh = check_flag("option fresh", fresh)

@@ -36,6 +36,11 @@ class Link:
         """Carry ``symbols: (B, n) complex64`` at ``snr_db`` (the design SNR if None; (B,) sets one per image)."""
         return self.medium(symbols, self.snr_db if snr_db is None else snr_db, generator or self._generator)
 
+    def deliver(self, images: Tensor, snr_db: float | Tensor, generator: torch.Generator) -> Tensor:
+        """Return what the receiver makes of ``images`` sent at ``snr_db``."""
+        sent = self.transmit(images, generator)
+        return self.receive(self.channel(sent.symbols, snr_db, generator), sent.header)
+
     @torch.no_grad()
     def receive(self, received: phy.Received, header: Tensor | None = None) -> Tensor:
         """Return logits (B, outputs), or images (B, C, H, W) in [0, 1]."""

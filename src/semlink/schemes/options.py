@@ -20,18 +20,46 @@ class Option:
 
 
 def options(kind: type[Scheme]) -> list[Option]:
-    """Return the options of a scheme; those that it passes on to another by ``**`` are not among them."""
-    _, *taken = inspect.signature(kind).parameters.values()
-    return [
-        Option(each.name, None if each.default is each.empty else each.default, _meaning(kind, each.name))
-        for each in taken
-        if each.kind is not each.VAR_KEYWORD
-    ]
+    """Return the options of a scheme, those that it passes on to its base class too; none of another it wraps."""
+    found: dict[str, Option] = {}
+    for each in _taken(kind):
+        default = None if each.default is each.empty else each.default
+        found.setdefault(each.name, Option(each.name, default, _meaning(kind, each.name)))
+    return list(found.values())
 
 
 def takes_any(kind: type[Scheme]) -> bool:
     """Return whether a scheme passes options that it does not know on to another."""
-    return any(each.kind is each.VAR_KEYWORD for each in inspect.signature(kind).parameters.values())
+    return not _chain(kind)[1]
+
+
+def _taken(kind: type[Scheme]) -> Iterator[inspect.Parameter]:
+    """Yield the parameters of a scheme's constructor beside its design, then those of the bases it passes ``**`` on to.
+
+    What a base class must be given is given by the scheme, and is no option.
+    """
+    own, *bases = _chain(kind)[0]
+    yield from own
+    yield from (each for parameters in bases for each in parameters if each.default is not each.empty)
+
+
+def _chain(kind: type[Scheme]) -> tuple[list[list[inspect.Parameter]], bool]:
+    """Return the parameters beside the design of each constructor that takes part, and whether that is all of them.
+
+    It is not where the last one passes ``**`` on to something else than a base class with parameters of its own.
+    """
+    found: list[list[inspect.Parameter]] = []
+    for base in kind.__mro__:
+        if "__init__" not in base.__dict__ or not issubclass(base, Scheme):
+            continue
+        _, _, *taken = inspect.signature(base.__init__).parameters.values()
+        if found and not taken:
+            return found, False
+        named = [each for each in taken if each.kind is not each.VAR_KEYWORD]
+        found.append(named)
+        if len(named) == len(taken):
+            return found, True
+    return found, False
 
 
 def _meaning(kind: type[Any], name: str) -> str:

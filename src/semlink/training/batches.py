@@ -21,9 +21,10 @@ class Batches:
     """Shuffled, augmented batches.
 
     Yields ``images (B, C, H, W) float32, targets (B, …)``; for K > 1 users, whose sets must have images of one shape,
-    ``(K, B, …)`` of both. The order of epoch e depends on the seed and e alone, so a resumed run sees the batches that
-    the run it continues would have seen. Flips alternate: an image is mirrored in every second epoch, starting with a
-    random half of the set, so that two epochs show every image both ways (K. Jordan, arXiv:2404.00498, section 3.6).
+    ``(B, K, …)`` of both: groups that are dealt anew each epoch. The order of epoch e depends on the seed and e alone,
+    so a resumed run sees the batches that the run it continues would have seen. Flips alternate: an image is mirrored
+    in every second epoch, starting with a random half of the set, so that two epochs show every image both ways
+    (K. Jordan, arXiv:2404.00498, section 3.6).
 
     Args:
         users: one image set per user.
@@ -69,7 +70,7 @@ class Batches:
             if len(parts) == 1:
                 yield parts[0]
             else:
-                yield torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts])
+                yield torch.stack([p[0] for p in parts], 1), torch.stack([p[1] for p in parts], 1)
 
     def _load(self, user: int, indices: Tensor, epoch: int, stream: str, step: int) -> tuple[Tensor, Tensor]:
         image_set = self.users[user]

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Precoding for what reaches everybody, with networks that know how well it went: CSI at both ends.
+
+    image_k ─> encoder ─> [gates of q_k] ─> s_k ─> V_k s_k ─> channel ─> Y_k ─> U_k^H Y_k ─> decoder [q_k] ─> image_k
+
+Three things differ from semi-conventional. Transceivers minimise the sum of mean square errors, not the largest: a user
+in a bad channel is not paid for by all others, and over channels everybody has good ones. They begin where the largest
+is least, so their sum is never above that of semi-conventional. Where there are more users than alignment can serve,
+K > Nt + Nr - 1, several channel uses are precoded as one and fewer streams are sent in them, so that what is sent can
+be told apart; there a start in random directions finds precoders that one in the users' strongest does not. And
+what precoder and filter leave of each stream, its mean square error q_k, which both ends can compute, differs by orders
+of magnitude between channels: the encoder gates its features by it, so that a bad channel carries what matters most,
+and the decoder is told how far to trust what it hears. Streams are rotated so that the best comes first.
+
+Loss: as network.py.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from semlink import phy
+from semlink._errors import SemlinkError, check_whole
+from semlink.nn.stacked import StackedLinear, stacked_mlp
+from semlink.phy.transceivers import random_directions
+from semlink.schemes.base import Design, Sent, schemes
+from semlink.schemes.network import State
+from semlink.schemes.semi_conventional import Precoded
+
+ROUNDS, ITERATIONS = 64, 48  # of the design: for the largest error, then for the sum
+SPAN = 4
+
+
+@schemes.register("adaptive-precoding")
+class AdaptivePrecoding(Precoded):
+    """Networks that are told the mean square errors of their streams.
+
+    Args:
+        streams: d of each user in ``span`` channel uses; 0: as many as can be told apart, (Nt + Nr - 1) span / K.
+        span: channel uses that are precoded as one; 0: 1 where one stream of every user can be aligned, else 4.
+        width: features between the layers of the networks.
+        options: as Precoded.
+    """
+
+    def __init__(
+        self, design: Design, streams: int = 0, span: int = 0, width: int = 256, **options: bool | int | float | str
+    ) -> None:
+        users, *antennas = [check_whole(name, options.get(name, 2)) for name in _SIZES]  # pyright: ignore[reportArgumentType]
+        most = max(1, sum(antennas) - 1)  # users that one stream each can be aligned for
+        span = span or (1 if users <= most else SPAN)
+        super().__init__(design, streams or max(1, span * min(most, users) // users), span, **options)  # pyright: ignore[reportArgumentType]
+        told = self.streams + 1
+        self.semantic_encoder = self.make_encoder(width)
+        self.gates = StackedLinear(self.users, told, width)
+        nn.init.zeros_(self.gates.weight)  # every gate begins at 1: what q is good for is learned
+        nn.init.zeros_(self.gates.bias)
+        self.jsc_encoder = stacked_mlp(self.users, [width, self.reals])
+        self.jsc_decoder = stacked_mlp(self.users, [self.reals + told, width, width])
+        self.semantic_decoder = self.make_decoder(width)
+
+    def design_for(self, H: Tensor, snr_db: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return V, U and the mean square error of each stream, the best first, (B, K, d) float32."""
+        if self.span > 1:  # the same for every channel: a design must not depend on what stands beside it in a batch
+            start = random_directions(H[:1], self.streams, torch.Generator().manual_seed(0)).expand(len(H), -1, -1, -1)
+        else:
+            start = phy.minimise_max_mse(H, snr_db, self.streams, iterations=ROUNDS).precoders
+        V, U, mse = phy.by_quality(H, phy.minimise_sum_mse(H, snr_db, self.streams, ITERATIONS, start))
+        return V, U, mse.float()
+
+    def transmit(self, images: Tensor, generator: torch.Generator, state: State | None = None) -> Sent:
+        """Encode for the quality of the channel, then precode."""
+        del generator
+        gates = 2 * self.gates(self._quality(state)).sigmoid()
+        return Sent(self.precode(self.jsc_encoder(self.semantic_encoder(images) * gates).float(), state))
+
+    def receive(self, received: phy.Received, header: Tensor | None = None, state: State | None = None) -> Tensor:
+        """Filter, then decode what was heard, knowing its quality."""
+        heard = torch.cat([self.filtered(received, state), self._quality(state)], 2)
+        return self.semantic_decoder(self.jsc_decoder(heard).relu())
+
+    def _quality(self, state: State | None) -> Tensor:
+        """Return what both ends know of the streams: (B, K, d + 1), logarithms of errors and of the SNR."""
+        if state is None or state.mse is None:
+            raise SemlinkError("both ends know the quality of the channels: give the state that 'draw' returned")
+        level = (state.snr_db / 10)[:, None, None].expand(-1, self.users, 1)
+        return torch.cat([state.mse.clamp(1e-5, 1).log10(), level], 2)
+
+
+_SIZES = ("users", "transmit_antennas", "receive_antennas")
