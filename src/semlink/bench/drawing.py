@@ -4,9 +4,9 @@
     evaluate, judge of every link ──> rows ──> curves ──> figure.png, figure.pdf
 
 What is wanted is a ``spec`` of plain values: ``name`` and ``title`` of the figure, its ``metric``, ``links`` as pairs
-of name and the SNR in dB that it was trained at, ``attacks``, ``own`` (whether the links themselves are shown too) and
-``of``, which says of each input by its role of which step, link, attack and seed it is. A figure ``over`` an option
-of schemes also has ``at_db``, its SNR, and ``series``, what each link is one of and its value of the option.
+of name and the SNR in dB that it was trained at, if it was at one, ``attacks``, ``own`` (whether the links themselves
+are shown too) and ``of``, which says of each input by its role of which step, link, attack and seed it is. A figure
+``over`` an option of schemes also has ``at_db``, its SNR, and ``series``, what each link is one of and its value of it.
 """
 
 import textwrap

@@ -220,7 +220,10 @@ class _Builder:
             "name": name,
             "title": figure.title or recipe.title,
             "metric": figure.metric,
-            "links": [[link, recipe.links[link].snr_db] for link in recipe.links if link in links],
+            # a network trains over a range of SNRs, none of which is its own
+            "links": [
+                [name, None if measures.users(e) else e.snr_db] for name, e in recipe.links.items() if name in links
+            ],
             "attacks": attacks,
             "own": own,
             "of": {str(i): [cell.step, cell.link, cell.attack, cell.seed] for i, cell in enumerate(shown)},
