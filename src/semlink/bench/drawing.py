@@ -45,7 +45,9 @@ def curves(spec: dict[str, Any], found: Iterable[Row]) -> list[Curve]:
     for row in _shown(spec, found):
         if row.snr_db is not None:
             label = row.name + " (not converged)" * (row.converged is False)
-            trained = row.trained_snr_db if row.attacked else designs[row.link]
+            trained = designs[row.link]  # None of a network, whose attackers train over its range too
+            if row.attacked and trained is not None:
+                trained = row.trained_snr_db
             drawn.setdefault(row.name, Curve(label, {}, trained)).points[row.snr_db] = row.shown
     return list(drawn.values())
 
