@@ -1,30 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks of several users from the command line: train, resume, evaluate, and what is refused."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from command import Said, semlink
 
-from semlink import cli
 from semlink.schemes.network import NetworkObjective
-
-
-class Said(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-def semlink(*words: object) -> Said:
-    """Run one command line in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = cli.main([str(word) for word in words])
-    return Said(status, out.getvalue(), err.getvalue())
 
 
 def train(folder: Path, *more: object, scheme: str = "irsc-csir") -> Said:

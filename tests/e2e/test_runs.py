@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run folders from the command line: whose they are, what is wrong with them, and what they never contain."""
 
-import contextlib
 import errno
-import io
 import json
 import math
 import os
@@ -11,31 +9,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from command import Said, semlink
 from safetensors import SafetensorError
 
-from semlink import cli
 from semlink.training import checkpoint, device, loop
 
 SECRET = "5e" * 16 + "c0ffee" + "a7" * 13
 OTHER = "11" * 32
 WHILE_TRAINING = {"lock", "recipe.json", "log.jsonl"}
-
-
-class Said(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-def semlink(*words: object) -> Said:
-    """Run one command line in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = cli.main([str(word) for word in words])
-    return Said(status, out.getvalue(), err.getvalue())
 
 
 def train(folder: Path, *more: object, scheme: str = "deepjscc", precision: str = "fp32") -> Said:

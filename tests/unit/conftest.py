@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from boards import Quiet
 
 from semlink.bench import results, runner
 from semlink.bench.engines import InProcess
@@ -63,19 +64,6 @@ class Small(NamedTuple):
         wanted = (step, link, seed, attack)
         name = next(c.name for c in self.graph.cells if (c.step, c.link, c.seed, c.attack) == wanted)
         return self.store.folder(name)
-
-
-class Quiet:
-    """A board that shows nothing."""
-
-    def begin(self, graph, waiting, slots): ...
-
-    def start(self, cell):
-        return lambda moment: None
-
-    def end(self, cell, result, message): ...
-
-    def note(self, text): ...
 
 
 @pytest.fixture(scope="session")

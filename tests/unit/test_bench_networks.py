@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from boards import Quiet
 from safetensors.torch import load_file
 from scheme_keys import NETWORKS, SINGLE_USER
 
@@ -502,19 +503,6 @@ at_db = 12
 [figures.snr]
 metric = "ssim.1"
 """
-
-
-class Quiet:
-    """A board that shows nothing."""
-
-    def begin(self, graph, waiting, slots): ...
-
-    def start(self, cell):
-        return lambda moment: None
-
-    def end(self, cell, result, message): ...
-
-    def note(self, text): ...
 
 
 def test_a_bench_of_networks_is_drawn_over_users(tmp_path, tiny):
