@@ -116,9 +116,9 @@ def title(metric: str) -> str:
 
 
 def called(name: str, metric: str) -> str:
-    """Return ``name`` with the part of a metric that is one of several, as an attribute."""
+    """Return ``name`` with the part of a metric that is one of several, as an attribute, or a user by number."""
     _, _, part = metric.partition(".")
-    return f"{name}: {part}" if part else name
+    return f"{name}, user {part}" if part.isdigit() else f"{name}: {part}" if part else name
 
 
 def _shown(spec: dict[str, Any], found: Iterable[Row]) -> list[Row]:
