@@ -113,7 +113,7 @@ def test_three_users_and_a_precoder(tmp_path):
     ("scheme", "more", "words"),
     [
         ("csi-free", ["--channel", "awgn"], ["scheme 'csi-free' is of several users, on channel 'interference'"]),
-        ("deepjscc", ["--channel", "interference"], ["scheme 'deepjscc' is of one user", "not 'interference'"]),
+        ("irsc-csir", ["--channel", "overheard"], ["scheme 'irsc-csir' is of several users", "not 'overheard'"]),
         (
             "deepjscc",
             ["--data", "digits+mnist"],

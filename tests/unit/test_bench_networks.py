@@ -86,8 +86,7 @@ def test_a_network_is_made_by_its_name(key):
 @pytest.mark.parametrize("key", SINGLE_USER)
 def test_a_link_of_one_user_is_no_network(key):
     assert make_recipe(key).channel == "awgn"
-    with pytest.raises(SemlinkError, match=f"scheme '{key}' is of one user"):
-        make_recipe(key, channel="interference")
+    assert make_recipe(key, channel="interference-3").channel == "interference-3"  # one among three
     with pytest.raises(SemlinkError, match=rf"scheme '{key}' is of one user: data 'digits\+mnist' is of several"):
         make_recipe(key, data="digits+mnist")
 
@@ -97,6 +96,10 @@ def test_a_link_of_one_user_is_no_network(key):
     [
         ({"channel": "awgn"}, "scheme 'csi-free' is of several users, on channel 'interference', not 'awgn'"),
         ({"channel": "rayleigh"}, "scheme 'csi-free' is of several users, on channel 'interference', not 'rayleigh'"),
+        (
+            {"channel": "interference-3"},
+            "scheme 'csi-free' is of several users, on channel 'interference', not 'interference-3'",
+        ),
         ({"channel": "interferense"}, "unknown channel 'interferense'; did you mean 'interference'"),
         ({"data": "digits+minst"}, "unknown data set 'minst'; did you mean 'mnist'"),
         ({"data": "digits+cifar10"}, "differ in shape; users must send alike images"),

@@ -142,7 +142,7 @@ def test_rician_limits():
 
 def _gains(channel: Channel, count: int) -> torch.Tensor:
     shape = (count, 1) if getattr(channel, "block", "image") == "image" else (count // 100, 100)
-    h = channel.gains(*shape, seeded(11), CPU)
+    h = channel.gains(*shape, torch.ones(shape[0], 1), seeded(11))
     assert h is not None
     assert h.shape == shape
     assert h.dtype == torch.complex64
@@ -252,9 +252,12 @@ def test_other_bad_input_is_refused():
 
 
 def test_the_registry_makes_each():
-    assert sorted(channels.keys()) == ["awgn", "rayleigh", "rician"]
+    among = [f"{kind}{users}" for kind in ("interference", "overheard") for users in ("", "-3", "-4", "-5")]
+    assert sorted(channels.keys()) == sorted(["awgn", "rayleigh", "rician", *among])
     for key in channels.keys():  # noqa: SIM118  (a registry, not a dict)
-        assert channels[key].key == key
+        assert channels[key]().key == key.split("-")[0]
+        if "-" in key:  # the same, of more users
+            continue
         received = channels[key]()(unit_symbols(2, 4), 10.0, seeded(0))
         assert isinstance(received, Received)
     with pytest.raises(SemlinkError, match="did you mean 'rayleigh'"):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adversaries, one file each; those that train a decoder are found by key."""
 
-from semlink.attacks.base import Attack, Drawing, Grant, Inference, Tap, Threat, attacks
+from semlink.attacks.base import Attack, Drawing, Grant, Inference, Tap, Threat, attacks, medium_of
 from semlink.attacks.baselines import class_means, mean_image
 from semlink.attacks.codebook import CodebookInversion
 from semlink.attacks.cross_link import CrossLink, Neighbour
@@ -50,5 +50,6 @@ __all__ = [
     "keys",
     "known_plaintext",
     "mean_image",
+    "medium_of",
     "recovery_curve",
 ]

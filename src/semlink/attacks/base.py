@@ -14,8 +14,9 @@ from semlink._errors import SemlinkError, check_name, check_whole
 from semlink._registry import Registry
 from semlink.nn import Phase
 from semlink.nn.objective import Optimiser
-from semlink.phy.channel import Received, channels
+from semlink.phy.channel import Channel, Received, channels
 from semlink.phy.combining import combine
+from semlink.phy.interfered import Interfered, Overheard
 from semlink.schemes import Link, Network, Scheme, Sent
 
 #: What an attack may be given beside what arrives at her antennas: the encoder with its weights, or the codebook.
@@ -62,6 +63,21 @@ class Threat:
         return asdict(self)
 
 
+def medium_of(link: Link, threat: Threat) -> Channel:
+    """Return the model of the eavesdropper's own channel.
+
+    Raises:
+        SemlinkError: she is another receiver of an interference channel that the link is not on.
+    """
+    if threat.channel is None:
+        return link.medium
+    medium = channels[threat.channel]()
+    if isinstance(medium, Overheard) and not medium.beside(link.medium):
+        meant = threat.channel.replace(Overheard.key, Interfered.key)
+        raise SemlinkError(f"channel '{threat.channel}' is that of a neighbour on '{meant}', which this link is not on")
+    return medium
+
+
 class Tap:
     """All that an attack gets of its victim: what arrives at the eavesdropper's antennas, and what she is granted.
 
@@ -91,7 +107,7 @@ class Tap:
         self._link = link
         self.threat = threat
         self.sees = sees
-        self._medium = link.medium if threat.channel is None else channels[threat.channel]()
+        self._medium = medium_of(link, threat)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -13,8 +13,9 @@ is, is tried out.
 Where the transmitter adds noise of its own (layered.py) to symbols that become weaker by it, bounds of the channel are
 those at the weaker symbols: the noise can only take from what she hears.
 
-Fading is of unit mean power. With its gains known, the bound of a channel is a mean over them; information is concave
-in the SNR, so the value at the mean SNR is above it and serves where no mean is taken.
+Fading is of unit mean power, but for that of an interference channel, where all signals but the wanted one are taken
+as Gaussian noise (phy/interfered.py). With its gains known, the bound of a channel is a mean over them; information is
+concave in the SNR, so the value at the mean SNR is above it and serves where no mean is taken.
 
 Sources: see semlink.metrics.ceilings; K. A. Hamdi, "Capacity of MRC on correlated Rician fading channels", IEEE Trans.
 Commun. 56(5), 2008, for the mean of a logarithm by the moment generating function.
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from semlink import phy
 from semlink._errors import check_number
-from semlink.attacks import Threat
+from semlink.attacks import Threat, medium_of
 from semlink.metrics import (
     Interval,
     NotDifferentiable,
@@ -75,7 +76,7 @@ def upper_bounds(link: Link, threat: Threat, snr_db: float) -> dict[str, float]:
     """
     check_number("snr_db", snr_db, -100, 100)
     scheme, uses = link.scheme.eval(), link.scheme.design.channel_uses
-    medium = _medium(link, threat)
+    medium = medium_of(link, threat)
     heard, times = _receptions(link, threat)
     added = float(getattr(scheme, "noise_power", 0.0))
     level = snr_db - 10 * math.log10(1 + added)
@@ -97,7 +98,8 @@ def mean_capacity_bits(medium: phy.Channel, snr_db: float, receptions: int) -> f
 
     Over Rician fading of factor K, with g the sum of L squared gains and M(t) = E e^(-t g), it is the integral of
     ``(1 - M(SNR z)) e^-z / z`` over z from 0 in nats, M(t) being ``((1 + K) / (1 + K + t) e^(-K t / (1 + K + t)))^L``.
-    Of a channel that is not known here it is the value at the mean SNR, which is above it.
+    Over an interference channel it is the mean over its bank; of a channel that is not known here the value at the mean
+    SNR, which is above it.
 
     Args:
         medium: the channel.
@@ -105,6 +107,10 @@ def mean_capacity_bits(medium: phy.Channel, snr_db: float, receptions: int) -> f
         receptions: L, each with gains and noise of its own.
     """
     snr = 10 ** (snr_db / 10)
+    if isinstance(medium, phy.Interfered):
+        bank, order = medium.sinr(snr_db).double(), torch.Generator().manual_seed(0)
+        total = torch.stack([bank[torch.randperm(len(bank), generator=order)] for _ in range(receptions)]).sum(0)
+        return float(torch.log2(1 + total).mean())
     if not isinstance(medium, phy.Rician):
         return phy.capacity_bits(1, snr_db + 10 * math.log10(receptions))
     k = medium.k_factor
@@ -143,7 +149,9 @@ def fisher(
     scheme = link.scheme.eval()
     if not _repeats(link, images[:4]):
         return None
-    variance = 10 ** (-snr_db / 10) / (threat.antennas * threat.transmissions)
+    medium, snr = medium_of(link, threat), 10 ** (snr_db / 10)
+    heard = float(medium.sinr(snr_db).mean()) if isinstance(medium, phy.Interfered) else snr
+    variance = 1 / (heard * threat.antennas * threat.transmissions)
     silent = torch.Generator()  # asked for nothing, since what is sent does not depend on it
     try:
         found = [
@@ -171,10 +179,6 @@ def _repeats(link: Link, images: Tensor) -> bool:
 def _any_images(link: Link) -> Tensor:
     shape, weight = link.scheme.design.task.image_shape, next(link.scheme.parameters(), torch.empty(0))
     return torch.rand(4, *shape, generator=torch.Generator().manual_seed(0)).to(weight.device)
-
-
-def _medium(link: Link, threat: Threat) -> phy.Channel:
-    return link.medium if threat.channel is None else phy.channels[threat.channel]()
 
 
 def _payload(link: Link) -> float | None:

@@ -20,7 +20,7 @@ from semlink.schemes.options import options as options_of
 from semlink.schemes.options import takes_any
 from semlink.training import checkpoint
 
-INTERFERENCE = "interference"  # the channel of several users, which is part of their scheme
+INTERFERENCE = phy.Interfered.key  # for a scheme of several users, who number as its option says
 
 
 def make_recipe(
@@ -52,9 +52,8 @@ def make_recipe(
         check_name(f"option of {scheme}", option, known)
     together = issubclass(kind, NetworkScheme)
     channel = check_name("channel", channel or (INTERFERENCE if together else "awgn"), channel_names())
-    if together != (channel == INTERFERENCE):
-        fitting = f"is of several users, on channel '{INTERFERENCE}'" if together else "is of one user, on another"
-        raise SemlinkError(f"scheme '{scheme}' {fitting}, not '{channel}'")
+    if together and channel != INTERFERENCE:
+        raise SemlinkError(f"scheme '{scheme}' is of several users, on channel '{INTERFERENCE}', not '{channel}'")
     if not together and len(_sets(data)) > 1:
         raise SemlinkError(f"scheme '{scheme}' is of one user: data '{data}' is of several; name one set")
     if not math.isfinite(snr_db):
@@ -85,8 +84,8 @@ def make_recipe(
 
 
 def channel_names() -> list[str]:
-    """Return the channels of one user, and that of several."""
-    return [*phy.channels.keys(), INTERFERENCE]
+    """Return the channels."""
+    return phy.channels.keys()
 
 
 def users_of(recipe: record.Recipe) -> int | None:

@@ -24,6 +24,7 @@ from semlink.phy.channel import (
 )
 from semlink.phy.constellation import Constellation, psk, qam
 from semlink.phy.designs import designs
+from semlink.phy.interfered import Interfered, Overheard
 from semlink.phy.interference import Interference, local_csi, normalise_block, pilot_error
 from semlink.phy.minmax import minimise_max_mse
 from semlink.phy.power import mean_power, normalise_power, peak_power
@@ -43,7 +44,9 @@ __all__ = [
     "MAX_DB",
     "Channel",
     "Constellation",
+    "Interfered",
     "Interference",
+    "Overheard",
     "Rayleigh",
     "Received",
     "Rician",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flat channels: AWGN, Rayleigh, Rician.
+"""Flat channels: AWGN, Rayleigh, Rician; one among others on an interference channel is in interfered.py.
 
     y = h x + n,    n ~ CN(0, N0),    N0 = 10^(-snr_db / 10),    E|h|^2 = 1
 
@@ -65,8 +65,15 @@ class Channel(ABC):
     key: ClassVar[str]
 
     @abstractmethod
-    def gains(self, batch: int, uses: int, generator: torch.Generator, device: torch.device) -> Tensor | None:
-        """Draw gains with E|h|^2 = 1: (batch, 1) or (batch, uses) complex64, or None for a gain of 1."""
+    def gains(self, batch: int, uses: int, n0: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Draw gains: (batch, 1) or (batch, uses) complex64 on the device of ``n0``, or None for a gain of 1.
+
+        Args:
+            batch: B.
+            uses: n.
+            n0: complex noise variance, (batch, 1) float32.
+            generator: the source of randomness.
+        """
 
     def __call__(self, symbols: Tensor, snr_db: float | Tensor, generator: torch.Generator) -> Received:
         """Carry ``symbols: (B, n) complex64``, in float32 whatever the precision around it.
@@ -88,7 +95,7 @@ class Channel(ABC):
         with torch.autocast(symbols.device.type, enabled=False):
             n0 = noise_variance(snr_db, batch, symbols.device)
             faded = symbols = symbols.to(torch.complex64)
-            h = self.gains(batch, uses, generator, symbols.device)
+            h = self.gains(batch, uses, n0, generator)
             if h is not None:
                 faded = h * symbols
             return Received(faded + noise((batch, uses), n0, generator, symbols.device), h, n0)
@@ -115,7 +122,7 @@ class AWGN(Channel):
 
     key = "awgn"
 
-    def gains(self, batch: int, uses: int, generator: torch.Generator, device: torch.device) -> None:
+    def gains(self, batch: int, uses: int, n0: Tensor, generator: torch.Generator) -> None:
         """There are none."""
 
 
@@ -139,10 +146,10 @@ class Rician(Channel):
         self.block = block
         self.k_factor = 10 ** (k_factor_db / 10)
 
-    def gains(self, batch: int, uses: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    def gains(self, batch: int, uses: int, n0: Tensor, generator: torch.Generator) -> Tensor:
         """Draw ``sqrt(K / (K + 1)) + CN(0, 1 / (K + 1))``."""
-        shape = (batch, 1 if self.block == "image" else uses)
-        return math.sqrt(self.k_factor / (self.k_factor + 1)) + noise(shape, 1 / (self.k_factor + 1), generator, device)
+        shape, scattered = (batch, 1 if self.block == "image" else uses), 1 / (self.k_factor + 1)
+        return math.sqrt(self.k_factor * scattered) + noise(shape, scattered, generator, n0.device)
 
 
 class Rayleigh(Rician):
