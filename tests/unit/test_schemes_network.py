@@ -648,6 +648,30 @@ def test_more_users_than_can_be_aligned_share_uses():
     assert sizes == {1: (1, 1, 16), 2: (1, 1, 16), 3: (1, 1, 16), 4: (4, 3, 12), 5: (4, 2, 8)}
 
 
+def test_more_starts_have_no_larger_error():
+    one, nine = make("semi-conventional", 3), make("semi-conventional", 3, starts=9)
+    drawn = one.draw(64, 15.0, seeded(1), CPU)
+    assert len(drawn.gains) == 64
+    worst = [scheme.prepared(drawn).mse.amax(1) for scheme in (one, nine)]
+    assert (worst[1] <= worst[0] * 1.001).all()
+    assert (worst[1] < worst[0] * 0.99).any()
+
+
+def test_without_what_is_ours_adaptive_precoding_is_semi_conventional():
+    ours, theirs = make("adaptive-precoding", 3, criterion="largest", told=False), make("semi-conventional", 3)
+    theirs.load_state_dict(ours.state_dict())
+    state = theirs.prepared(theirs.draw(4, 10.0, seeded(1), CPU))
+    own = ours.prepared(replace(state, precoders=None, filters=None, mse=None))
+    for scheme, known in ((ours, own), (theirs, state)):
+        scheme.output = scheme.deliver(groups(4, 3), known, seeded(2))
+    assert torch.allclose(ours.output, theirs.output, atol=1e-4)
+
+
+def test_the_learning_rate_is_the_schemes_own():
+    (phase,) = make("csi-free", learning_rate=3e-4).phases(Optimiser(betas=(0.9, 0.98)), lambda *_: None, 0.0)
+    assert (phase.optimiser.learning_rate, phase.optimiser.betas) == (3e-4, (0.9, 0.98))
+
+
 @every_precoded
 @pytest.mark.parametrize("users", [2, 3, 5])
 def test_designs_do_not_depend_on_what_stands_beside_them(key, users):
@@ -819,6 +843,7 @@ def refusal(call, *words):
         ({"snr_low_db": 5.0, "snr_high_db": 4.0}, "snr_low_db is 5.0 and snr_high_db 4.0"),
         ({"snr_low_db": math.nan}, "snr_low_db is nan"),
         ({"snr_high_db": math.inf}, "snr_high_db inf"),
+        ({"learning_rate": 0}, "learning_rate is 0: a finite number above 0 is expected"),
         ({"fairness": "epochs"}, "unknown fairness 'epochs'; did you mean 'epoch'"),
     ],
 )
@@ -831,6 +856,9 @@ def test_numbers_that_make_no_sense_are_named(key, options, words):
     [
         ("semi-conventional", {"streams": 3}, "streams is 3: from 1 to 2 fit the antennas"),
         ("semi-conventional", {"streams": 0}, "streams is 0: from 1 to 2 fit the antennas"),
+        ("semi-conventional", {"starts": 0}, "starts is 0: a whole number of at least 1 is expected"),
+        ("adaptive-precoding", {"told": "no"}, "told is 'no'"),
+        ("adaptive-precoding", {"criterion": "max"}, "unknown criterion 'max'; known: largest, sum"),
         ("semi-conventional", {"bank": 0}, "bank is 0: at least 1 channel to train on is needed"),
         ("adaptive-precoding", {"streams": 3}, "streams is 3: from 1 to 2 fit"),
         ("adaptive-precoding", {"streams": 9, "span": 4}, "streams is 9: from 1 to 8 fit"),

@@ -52,7 +52,7 @@ class Optimiser:
         groups = [group for group in groups if group["params"]]
         if self.kind == "sgd":
             return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.betas[0], nesterov=True)
-        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
+        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, fused=True)
 
 
 @dataclass(frozen=True)

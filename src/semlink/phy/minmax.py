@@ -103,7 +103,9 @@ def minimise_max_mse(
     V, gap = torch.empty(0), torch.empty(0)
     least = torch.full((len(H),), torch.inf, dtype=torch.float64, device=H.device)
     for start in range(starts):
-        first = random_directions(H, streams, generator) if start else strongest_directions(H, streams)
+        # random ones are the same for every channel: a design must not depend on what stands beside it in a batch
+        drawn = random_directions(H[:1], streams, generator).expand(len(H), -1, -1, -1) if start else None
+        first = strongest_directions(H, streams) if drawn is None else drawn
         found, worst, proof = _in_chunks(H, first, n0, rounds, compiled)
         if not start:
             V, least, gap = found, worst, proof

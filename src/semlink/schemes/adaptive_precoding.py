@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from semlink import phy
-from semlink._errors import SemlinkError, check_whole
+from semlink._errors import SemlinkError, check_flag, check_name, check_whole
 from semlink.nn.stacked import StackedLinear, stacked_mlp
 from semlink.phy.transceivers import random_directions
 from semlink.schemes.base import Design, Sent, schemes
@@ -28,6 +28,7 @@ from semlink.schemes.semi_conventional import Precoded
 
 ROUNDS, ITERATIONS = 64, 48  # of the design: for the largest error, then for the sum
 SPAN = 4
+CRITERIA = ("sum", "largest")
 
 
 @schemes.register("adaptive-precoding")
@@ -37,44 +38,65 @@ class AdaptivePrecoding(Precoded):
     Args:
         streams: d of each user in ``span`` channel uses; 0: as many as can be told apart, (Nt + Nr - 1) span / K.
         span: channel uses that are precoded as one; 0: 1 where one stream of every user can be aligned, else 4.
+        criterion: what the transceivers minimise: the sum of mean square errors, or the largest, as semi-conventional.
+        told: whether encoders and decoders know the errors; with neither this nor the sum it is semi-conventional.
         width: features between the layers of the networks.
         options: as Precoded.
     """
 
     def __init__(
-        self, design: Design, streams: int = 0, span: int = 0, width: int = 256, **options: bool | int | float | str
+        self,
+        design: Design,
+        streams: int = 0,
+        span: int = 0,
+        criterion: str = "sum",
+        told: bool = True,
+        width: int = 256,
+        **options: bool | int | float | str,
     ) -> None:
         users, *antennas = [check_whole(name, options.get(name, 2)) for name in _SIZES]  # pyright: ignore[reportArgumentType]
         most = max(1, sum(antennas) - 1)  # users that one stream each can be aligned for
         span = span or (1 if users <= most else SPAN)
         super().__init__(design, streams or max(1, span * min(most, users) // users), span, **options)  # pyright: ignore[reportArgumentType]
-        told = self.streams + 1
+        self.criterion = check_name("criterion", criterion, CRITERIA)
+        known = self.streams + 1 if check_flag("told", told) else 0
         self.semantic_encoder = self.make_encoder(width)
-        self.gates = StackedLinear(self.users, told, width)
-        nn.init.zeros_(self.gates.weight)  # every gate begins at 1: what q is good for is learned
-        nn.init.zeros_(self.gates.bias)
+        self.gates = StackedLinear(self.users, known, width) if known else None
+        if self.gates is not None:
+            nn.init.zeros_(self.gates.weight)  # every gate begins at 1: what q is good for is learned
+            nn.init.zeros_(self.gates.bias)
         self.jsc_encoder = stacked_mlp(self.users, [width, self.reals])
-        self.jsc_decoder = stacked_mlp(self.users, [self.reals + told, width, width])
+        self.jsc_decoder = stacked_mlp(self.users, [self.reals + known, width, width])
         self.semantic_decoder = self.make_decoder(width)
 
     def design_for(self, H: Tensor, snr_db: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return V, U and the mean square error of each stream, the best first, (B, K, d) float32."""
-        if self.span > 1:  # the same for every channel: a design must not depend on what stands beside it in a batch
-            start = random_directions(H[:1], self.streams, torch.Generator().manual_seed(0)).expand(len(H), -1, -1, -1)
+        if self.criterion == "largest":
+            found = phy.minimise_max_mse(H, snr_db, self.streams)
         else:
-            start = phy.minimise_max_mse(H, snr_db, self.streams, iterations=ROUNDS).precoders
-        V, U, mse = phy.by_quality(H, phy.minimise_sum_mse(H, snr_db, self.streams, ITERATIONS, start))
+            if self.span > 1:  # the same for every channel: a design must not depend on what stands beside it
+                start = random_directions(H[:1], self.streams, torch.Generator().manual_seed(0)).expand(
+                    len(H), -1, -1, -1
+                )
+            else:
+                start = phy.minimise_max_mse(H, snr_db, self.streams, iterations=ROUNDS).precoders
+            found = phy.minimise_sum_mse(H, snr_db, self.streams, ITERATIONS, start)
+        V, U, mse = phy.by_quality(H, found)
         return V, U, mse.float()
 
     def transmit(self, images: Tensor, generator: torch.Generator, state: State | None = None) -> Sent:
         """Encode for the quality of the channel, then precode."""
         del generator
-        gates = 2 * self.gates(self._quality(state)).sigmoid()
-        return Sent(self.precode(self.jsc_encoder(self.semantic_encoder(images) * gates).float(), state))
+        features = self.semantic_encoder(images)
+        if self.gates is not None:
+            features = features * 2 * self.gates(self._quality(state)).sigmoid()
+        return Sent(self.precode(self.jsc_encoder(features).float(), state))
 
     def receive(self, received: phy.Received, header: Tensor | None = None, state: State | None = None) -> Tensor:
         """Filter, then decode what was heard, knowing its quality."""
-        heard = torch.cat([self.filtered(received, state), self._quality(state)], 2)
+        heard = self.filtered(received, state)
+        if self.gates is not None:
+            heard = torch.cat([heard, self._quality(state)], 2)
         return self.semantic_decoder(self.jsc_decoder(heard).relu())
 
     def _quality(self, state: State | None) -> Tensor:

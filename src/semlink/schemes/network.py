@@ -16,14 +16,14 @@ interference channels", arXiv:2406.16878.
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from semlink import phy
-from semlink._errors import SemlinkError, check_name, check_whole
+from semlink._errors import SemlinkError, check_name, check_positive, check_whole
 from semlink.nn import Phase
 from semlink.nn.objective import Optimiser
 from semlink.nn.stacked import NETWORKS, StackedLinear
@@ -86,6 +86,7 @@ class NetworkScheme(Scheme):
         snr_high_db: its other end.
         fairness: how often the users' weights in the loss follow their losses: epoch, step, or off.
         networks: kind of the semantic encoders and decoders: fully-connected or convolutional.
+        learning_rate: of Adam; default that of paper B, section IV.
 
     Raises:
         SemlinkError: a number makes no sense; the message says which.
@@ -110,6 +111,7 @@ class NetworkScheme(Scheme):
         snr_high_db: float = 20.0,
         fairness: str = "epoch",
         networks: str = "fully-connected",
+        learning_rate: float = 1e-3,
     ) -> None:
         super().__init__(design)
         check_whole("channel_uses", design.channel_uses)
@@ -120,6 +122,7 @@ class NetworkScheme(Scheme):
             )
         self.snr_range_db = (snr_low_db, snr_high_db)
         self.fairness = check_name("fairness", fairness, FAIRNESS)
+        self.learning_rate = check_positive("learning_rate", learning_rate)
         self.networks = NETWORKS[check_name("networks", networks, NETWORKS)]
         self.register_buffer("user_weights", torch.full((users,), 1 / users))
         self.register_buffer("user_losses", torch.zeros(users), persistent=False)
@@ -240,7 +243,8 @@ class NetworkScheme(Scheme):
     def phases(self, optimiser: Optimiser, carry: Carry, label_smoothing: float) -> list[Phase]:
         """Return what to train: all users at once, on channels of their own medium."""
         del carry
-        return [Phase("network", NetworkObjective(self, label_smoothing), optimiser)]
+        own = replace(optimiser, learning_rate=self.learning_rate)
+        return [Phase("network", NetworkObjective(self, label_smoothing), own)]
 
     def describe(self) -> dict[str, Any]:
         """Return the channel, what it takes to know it, and the users' last weights in the loss."""

@@ -11,13 +11,14 @@ Source: Y. Wang et al., arXiv:2406.16878, section IV-B, equation 9, whose V_k is
 2x2 antennas; its transceivers are those of A. Dong et al., IEEE Trans. Veh. Technol. 65(8), 2016.
 """
 
+from abc import abstractmethod
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from semlink import phy
-from semlink._errors import SemlinkError
+from semlink._errors import SemlinkError, check_whole
 from semlink.nn.stacked import stacked_mlp
 from semlink.schemes.base import Design, Sent, schemes
 from semlink.schemes.network import NetworkScheme, State, reals_of
@@ -80,10 +81,9 @@ class Precoded(NetworkScheme):
         precoders, filters, mse = found
         return replace(state, precoders=precoders.to(torch.complex64), filters=filters.to(torch.complex64), mse=mse)
 
+    @abstractmethod
     def design_for(self, H: Tensor, snr_db: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return V, U and the mean square error of each stream, (B, K, d) float32."""
-        found = phy.minimise_max_mse(H, snr_db, self.streams)
-        return found.precoders, found.filters, found.mse.float()[..., None] / self.streams
+        """Return V, U and the mean square error of each stream, (B, K, d) float32, or (B, K, 1) for all of a user's."""
 
     def precode(self, reals: Tensor, state: State | None) -> Tensor:
         """Return blocks (B, K, Nt, N) of ``reals: (B, K, 2 d N / span)``, their energy at most Nt N.
@@ -139,16 +139,25 @@ class SemiConventional(Precoded):
 
     Args:
         streams: d of each user; as many as antennas are the paper's literal Nt x Nr precoder.
+        starts: of the design of each channel's transceivers, of which the best is taken.
         width: features between the layers of the networks.
         options: as Precoded.
     """
 
-    def __init__(self, design: Design, streams: int = 1, width: int = 256, **options: bool | int | float | str) -> None:
+    def __init__(
+        self, design: Design, streams: int = 1, starts: int = 1, width: int = 256, **options: bool | int | float | str
+    ) -> None:
         super().__init__(design, streams, 1, **options)  # pyright: ignore[reportArgumentType]
+        self.starts = check_whole("starts", starts)
         self.semantic_encoder = self.make_encoder(width)
         self.jsc_encoder = stacked_mlp(self.users, [width, self.reals])
         self.jsc_decoder = stacked_mlp(self.users, [self.reals, width, width])
         self.semantic_decoder = self.make_decoder(width)
+
+    def design_for(self, H: Tensor, snr_db: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return V, U and the mean square error of a stream, the same for a user's all, (B, K, 1) float32."""
+        found = phy.minimise_max_mse(H, snr_db, self.streams, self.starts)
+        return found.precoders, found.filters, found.mse.float()[..., None] / self.streams
 
     def transmit(self, images: Tensor, generator: torch.Generator, state: State | None = None) -> Sent:
         """Encode, then precode."""
