@@ -98,20 +98,28 @@ class Dispersion(NetworkScheme):
         if received.csi is None:
             raise SemlinkError("the dispersion receiver separates users by their channels: CSI is needed")
         with torch.autocast(received.symbols.device.type, enabled=False):
-            heard = received.symbols.unflatten(3, (self.blocks, self.span)).permute(0, 1, 3, 2, 4)
-            heard = torch.view_as_real(heard).flatten(3)  # (B, K, blocks, 2 Nr span)
-            # of a feature of user j at receiver k: (B, K, K, blocks, 2 Nr span, features / blocks)
-            mixed = torch.einsum("nkjrt,jbtsi->nkjbrsi", received.csi, self.carriers())
-            mixed = torch.view_as_real(mixed).movedim(-1, -2).flatten(4, 6)
-            wanted = torch.diagonal(mixed.roll(-ahead, 2), dim1=1, dim2=2).movedim(-1, 1)
+            heard = _real_rows(received.symbols.unflatten(3, (self.blocks, self.span)).transpose(2, 3), 3)
+            heard = heard.flatten(3)  # (B, K, blocks, 2 Nr span)
+            # Features are real: H_kj C_ji is [[Re, -Im], [Im, Re]] of H times [Re; Im] of C, in one product for all
+            gains = torch.cat([_real_rows(received.csi, 3), _real_rows(1j * received.csi, 3)], 4)
+            codes = _real_rows(self.carriers().movedim(2, 1), 1)  # (K, 2 Nt, blocks, span, features / blocks)
+            mixed = gains.permute(2, 0, 1, 3, 4).flatten(1, 3) @ codes.flatten(2)
+            mixed = mixed.unflatten(2, codes.shape[2:]).unflatten(1, gains.shape[:2] + gains.shape[3:4])
+            # of a feature of user j at receiver k: (B, K, blocks, 2 Nr span, K, features / blocks)
+            mixed = mixed.permute(1, 2, 4, 3, 5, 0, 6).flatten(3, 4)
+            wanted = torch.diagonal(mixed.roll(-ahead, 4), dim1=1, dim2=4).movedim(-1, 1)
             if without_own:
                 own = torch.eye(self.users, dtype=torch.bool, device=mixed.device)
-                mixed = mixed.masked_fill(own[:, :, None, None, None], 0)
-            every = mixed.permute(0, 1, 3, 4, 2, 5).flatten(4)
+                mixed = mixed.masked_fill(own[:, None, None, :, None], 0)
+            every = mixed.flatten(4)
             eye = torch.eye(every.shape[3], device=every.device)
             noise = received.noise_variance[:, :, None, None, None] / 2 * eye
-            factor = torch.linalg.cholesky(every @ every.mT + noise)
-            both = torch.cholesky_solve(torch.cat([wanted, heard[..., None]], -1), factor)
-            estimate = (wanted.mT @ both[..., -1:])[..., 0]
-            error = 1 - (wanted * both[..., :-1]).sum(3)
+            filters = torch.linalg.solve(every @ every.mT + noise, wanted)
+            estimate = (filters.mT @ heard[..., None])[..., 0]
+            error = 1 - (wanted * filters).sum(3)
             return estimate.flatten(2), error.flatten(2)
+
+
+def _real_rows(z: Tensor, dim: int) -> Tensor:
+    """Return real parts, then imaginary ones, along ``dim``."""
+    return torch.cat([z.real, z.imag], dim)

@@ -111,3 +111,8 @@ def unpack_optimiser(prefix: str, optimiser: torch.optim.Optimizer, tensors: dic
             index, name = key.removeprefix(prefix + ".").split(".", 1)
             state.setdefault(int(index), {})[name] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    for parameter, entries in optimiser.state.items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                # laid out in memory as the parameter: fused optimisers take both for granted as they lie
+                entries[name] = torch.empty_like(parameter).copy_(value)
