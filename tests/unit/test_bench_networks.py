@@ -22,10 +22,12 @@ from semlink.bench import (
     evaluator,
     load,
     make_recipe,
+    presets,
     recipes,
     record,
     runner,
     train,
+    trainer,
 )
 from semlink.bench.cost import multiply_adds
 from semlink.bench.engines import InProcess
@@ -199,6 +201,32 @@ def test_the_weights_of_the_next_epoch_are_the_shares_of_the_last(tmp_path, monk
     expected = torch.cat([torch.full((1, 3), 1 / 3), losses.reshape(3, 4, 3).sum(1)[:2]])
     expected = (expected / expected.sum(1, keepdim=True)).repeat_interleave(4, 0)
     assert torch.allclose(used, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([], False),
+        ([20.0, 20.5], False),
+        ([20.0, 20.5, 20.51], False),  # above the first, which is all there was before the last two
+        ([20.5, 20.0, 20.51], True),
+        ([20.0, 20.5, 20.51, 20.515], True),
+        ([20.0, 20.5, 20.51, 20.53], False),
+        ([20.0, 20.5, 20.4, 20.3], True),
+    ],
+)
+def test_when_validation_has_stalled(scores, expected):
+    assert presets.stalled(scores, 2, 0.02) is expected
+
+
+def test_a_training_ends_when_validation_has_stalled_and_not_before(tmp_path, monkeypatch, tiny):
+    plan = dataclasses.replace(PRESETS["smoke"].network, epochs=8, patience=2)
+    monkeypatch.setitem(PRESETS, "smoke", dataclasses.replace(PRESETS["smoke"], network=plan))
+    scores = iter([20.0, 20.5, 20.51, 20.512, 25.0])
+    monkeypatch.setattr(trainer, "_validate", lambda *_: {"psnr_db": next(scores)})
+    done = train(recipe_of("csi-free"), tmp_path / "run", CPU)
+    assert [row["validation"]["psnr_db"] for row in done.history] == [20.0, 20.5, 20.51, 20.512]
+    assert done.schedule["patience"] == 2
 
 
 def test_networks_are_trained_by_the_presets_own_schedule_without_augmentation(tmp_path, monkeypatch, tiny):

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much work a run does: ``smoke`` proves the path, ``short`` compares many links on two cores, ``tune`` does from
-weights that are trained already, ``cpu`` trains one link well there, ``paper`` is the full schedule."""
+weights that are trained already, ``cpu`` trains one link well there, ``converged`` trains K users until that helps no
+more, ``paper`` is the full schedule."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from semlink._errors import check_name
 from semlink.nn import Backbone, Optimiser
@@ -10,12 +12,18 @@ from semlink.nn import Backbone, Optimiser
 
 @dataclass(frozen=True)
 class Schedule:
-    """One training's length and optimiser."""
+    """One training's length and optimiser.
+
+    Attributes:
+        epochs: at most.
+        patience: it ends before when validation has :func:`stalled` for so many epochs; None never does.
+    """
 
     epochs: int
     batch_size: int
     optimiser: Optimiser
     label_smoothing: float = 0.0
+    patience: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,11 +69,24 @@ def _attack(epochs: int, batch_size: int, rate: float = 1e-3) -> Schedule:
     return Schedule(epochs, batch_size, Optimiser("adamw", rate, schedule="cosine", warm_up=0.1))
 
 
-def _network(epochs: int) -> Schedule:
-    return Schedule(epochs, 128, Optimiser("adamw", 1e-3, betas=(0.9, 0.98)))
+def _network(epochs: int, patience: int | None = None) -> Schedule:
+    return Schedule(epochs, 128, Optimiser("adamw", 1e-3, betas=(0.9, 0.98)), patience=patience)
+
+
+def stalled(scores: Sequence[float], patience: int, least: float) -> bool:
+    """Say whether the best of the last ``patience`` validation scores is less than ``least`` above the best before."""
+    return len(scores) > patience and max(scores[-patience:]) < max(scores[:-patience]) + least
 
 
 _COLOUR, _GREY, _TINY = Backbone(256, 640), Backbone(64, 128), Backbone(16, 16)
+
+_CPU = Preset(
+    colour=Scale(_COLOUR, _link(30, 256, 0.2), 256, _attack(12, 64)),
+    grey=Scale(_GREY, _link(20, 128, 0.1), 64, _attack(30, 64, 3e-3)),
+    perceptual_taps=2,
+    network=_network(30),
+    draws=5,
+)
 
 PRESETS = {
     "smoke": Preset(
@@ -90,13 +111,8 @@ PRESETS = {
         network=_network(5),
         draws=5,
     ),
-    "cpu": Preset(
-        colour=Scale(_COLOUR, _link(30, 256, 0.2), 256, _attack(12, 64)),
-        grey=Scale(_GREY, _link(20, 128, 0.1), 64, _attack(30, 64, 3e-3)),
-        perceptual_taps=2,
-        network=_network(30),
-        draws=5,
-    ),
+    "cpu": _CPU,
+    "converged": replace(_CPU, network=_network(200, patience=10)),
     "paper": Preset(
         colour=Scale(_COLOUR, _link(200, 512, 0.4), 256, _attack(200, 128)),
         grey=Scale(_GREY, _link(200, 512, 0.4), 256, _attack(200, 128)),

@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from semlink._errors import SemlinkError
 from semlink._files import exclusive, sha256_file, write_text
 from semlink.bench import code, cost, links, record
-from semlink.bench.presets import Schedule, preset
+from semlink.bench.presets import Schedule, preset, stalled
 from semlink.bench.scoring import score
 from semlink.data import DataSet, ImageSet, describe
 from semlink.phy import Received
@@ -172,8 +173,16 @@ def fit(
         epochs=plan.epochs,
         seed=recipe.seed,
         folder=folder,
+        stalled=None if plan.patience is None else partial(_stalled, plan.patience),
     )
     return training.run(fabric, watch), taken
+
+
+def _stalled(patience: int, history: list[dict[str, Any]]) -> bool:
+    """Say whether validation has not risen by 0.02 dB, or by 0.001 of an accuracy, for ``patience`` epochs."""
+    rows = [row["validation"] for row in history]
+    name = next(iter(rows[0]), "") if rows else ""
+    return stalled([row[name] for row in rows], patience, 0.02 if name == "psnr_db" else 0.001)
 
 
 def modules(scheme: str) -> tuple[str, str]:

@@ -75,6 +75,7 @@ class Fit:
         validate: returns validation metrics of ``model`` in evaluation mode.
         folder: takes the checkpoint and ``log.jsonl``.
         keep_best: name of the validation metric whose smallest value selects the weights; None keeps the last epoch's.
+        stalled: says of the history, after each epoch, whether to end here; None: after ``epochs``.
     """
 
     model: nn.Module
@@ -85,6 +86,7 @@ class Fit:
     seed: int
     folder: Path
     keep_best: str | None = None
+    stalled: Callable[[list[dict[str, Any]]], bool] | None = None
 
     def run(self, fabric: "Fabric", watch: Watcher = lambda moment: None) -> list[dict[str, Any]]:
         """Train from the folder's checkpoint, or from the start, to the end; return the history, a row an epoch.
@@ -113,6 +115,8 @@ class Fit:
                 watch(Moment(epoch + 1, self.epochs, progress, left, losses, validation))
 
         for epoch in range(len(history), self.epochs):
+            if self.stalled is not None and self.stalled(history):
+                break
             tick = time.perf_counter()
             row: dict[str, Any] = {"epoch": epoch + 1}
             with torch.random.fork_rng(devices=[]):
