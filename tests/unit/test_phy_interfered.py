@@ -72,7 +72,7 @@ def test_what_arrives_is_the_symbol_in_noise_of_n0_by_a_gain_of_the_bank():
     torch.testing.assert_close(received.noise_variance, torch.full((4000, 1), n0))
     sinr = (received.csi.abs().square() / received.noise_variance).flatten()
     bank = channel.sinr(snr_db)
-    assert (torch.cdist(sinr[:200, None].log(), bank[:, None].log()).amin(1) < 1e-4).all()
+    assert ((sinr[:200, None] / bank).log().abs().amin(1) < 1e-4).all()
     assert abs(sinr.log().mean() - bank.log().mean()) < 5 * bank.log().std() / math.sqrt(4000)
 
 
