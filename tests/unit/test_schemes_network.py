@@ -657,6 +657,25 @@ def test_more_starts_have_no_larger_error():
     assert (worst[1] < worst[0] * 0.99).any()
 
 
+@every_precoded
+def test_channels_that_come_again_are_not_designed_again(key, monkeypatch):
+    scheme = make(key)
+    drawn = scheme.draw(3, 10.0, seeded(1), CPU)
+    first = scheme.prepared(drawn)
+    monkeypatch.setattr(type(scheme), "design_for", lambda *_: 1 / 0)
+    again = scheme.prepared(drawn)
+    assert torch.equal(again.precoders, first.precoders)
+    assert torch.equal(again.mse, first.mse)
+    others = replace(drawn, snr_db=drawn.snr_db + 1), scheme.draw(3, 10.0, seeded(2), CPU)
+    for other in others:
+        with pytest.raises(ZeroDivisionError):
+            scheme.prepared(other)
+    monkeypatch.undo()
+    for seed in range(40):
+        scheme.prepared(scheme.draw(1, 10.0, seeded(seed), CPU))
+    assert len(scheme._kept) == 32
+
+
 def test_without_what_is_ours_adaptive_precoding_is_semi_conventional():
     ours, theirs = make("adaptive-precoding", 3, criterion="largest", told=False), make("semi-conventional", 3)
     theirs.load_state_dict(ours.state_dict())
