@@ -456,12 +456,12 @@ def test_parts_of_users_that_there_are_pass(written):
     assert recipes.load(written(text)).evaluation.metrics == ["ssim.3", "psnr_db.1", "ssim_global"]
 
 
-def test_the_channel_of_a_network_must_be_named_in_a_recipe(written, tmp_path):
-    read = recipes.load(written('[links.a]\nscheme = "csi-free"\n'))
+def test_the_channel_of_a_network_must_be_named_in_a_recipe(written):
     with pytest.raises(
-        SemlinkError, match="scheme 'csi-free' is of several users, on channel 'interference', not 'awgn'"
+        SemlinkError,
+        match="line 2: links.a.channel: scheme 'csi-free' is of several users, on channel 'interference', not 'awgn'",
     ):
-        build(read, Store(tmp_path / "store"))
+        recipes.load(written('[links.a]\nscheme = "csi-free"\n'))
 
 
 @pytest.mark.parametrize(("option", "values"), [("csi_error", (0.0, 0.1)), ("cross_gain_db", (-10, 0.0))])

@@ -410,6 +410,14 @@ FIELDS = [
     ),
     (LINK + f'[figures."{"f" * 65}"] # <-\nmetric = "ssim"', f"figures.{'f' * 65}: expected a name of letters"),
     (LINK + '[figures.f]\nmetric = "lpips" # <-', "figures.f.metric: 'lpips' is not measured; add it to"),
+    (
+        '[links.n]\nscheme = "csi-free"\nchannel = "awgn" # <-\nchannel_uses = 16\n',
+        "links.n.channel: scheme 'csi-free' is of several users, on channel 'interference', not 'awgn'",
+    ),
+    (
+        LINK + 'channel = "interference"\n[attacks.x]\nchannel = "overheard-3" # <-',
+        "attacks.x.channel: 'overheard-3' is a neighbour's on an interference channel of as many users, and 'a' is on",
+    ),
     (LINK + KEYED + "[attacks.x]\nwith_secret = true # <-", "attacks.x.with_secret: without a secret: a; name in"),
     # defaults
     ('[defaults]\ndata = "digit" # <-\n' + LINK, "defaults.data: unknown data set 'digit'; did you mean 'digits'?"),

@@ -52,8 +52,7 @@ def make_recipe(
         check_name(f"option of {scheme}", option, known)
     together = issubclass(kind, NetworkScheme)
     channel = check_name("channel", channel or (INTERFERENCE if together else "awgn"), channel_names())
-    if together and channel != INTERFERENCE:
-        raise SemlinkError(f"scheme '{scheme}' is of several users, on channel '{INTERFERENCE}', not '{channel}'")
+    check_channel(scheme, channel)
     if not together and len(_sets(data)) > 1:
         raise SemlinkError(f"scheme '{scheme}' is of one user: data '{data}' is of several; name one set")
     if not math.isfinite(snr_db):
@@ -81,6 +80,12 @@ def make_recipe(
         key=key.describe() if key else None,
         start=None if start is None else weights_of(start),
     )
+
+
+def check_channel(scheme: str, channel: str) -> None:
+    """Raise SemlinkError where a scheme of several users is not on their channel."""
+    if issubclass(schemes[scheme], NetworkScheme) and channel != INTERFERENCE:
+        raise SemlinkError(f"scheme '{scheme}' is of several users, on channel '{INTERFERENCE}', not '{channel}'")
 
 
 def channel_names() -> list[str]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def relations(content: "Content") -> Iterator[tuple[Keys, Callable[..., Any], tuple[Any, ...]]]:
     """Yield what must hold between fields that are right by themselves: keys, a check, and its arguments."""
     from semlink import data
+    from semlink.bench.links import check_channel
     from semlink.schemes import Task, schemes
     from semlink.schemes.options import options, takes_any
 
@@ -33,6 +34,7 @@ def relations(content: "Content") -> Iterator[tuple[Keys, Callable[..., Any], tu
                 shown.attributes,
             ),
         )
+        yield (*at, "channel"), check_channel, (link.scheme, link.channel)
         yield (*at, "weights"), _check_one_seed, (link,)
         yield (*at, "start"), _check_start, (name, links)
         yield (*at, "against"), _check_against, (name, links)
@@ -46,6 +48,7 @@ def relations(content: "Content") -> Iterator[tuple[Keys, Callable[..., Any], tu
             yield (*at, "links"), check_name, ("link", link, links)
         yield (*at, "links"), _check_foreign, (attack, links)
         yield (*at, "csi"), _check_threat, (attack,)
+        yield (*at, "channel"), _check_neighbour, (attack, links)
         yield (*at, "read"), _check_drawing, (attack, "read", False, "answers, and draws nothing to be read")
         yield (*at, "perceptual"), _check_drawing, (attack, "perceptual", "none", "answers, and has no perceptual loss")
         if attack.queries is not None:
@@ -105,6 +108,20 @@ def _check_threat(attack: "AttackEntry") -> None:
     from semlink.attacks import Threat
 
     Threat(0.0, attack.with_secret, attack.antennas, attack.transmissions, attack.channel, attack.csi)
+
+
+def _check_neighbour(attack: "AttackEntry", links: dict[str, "LinkEntry"]) -> None:
+    from semlink import phy
+
+    medium = None if attack.channel is None else phy.channels[attack.channel]()
+    if not isinstance(medium, phy.Overheard):
+        return
+    for name in attack.links or links:
+        if name in links and not medium.beside(phy.channels[links[name].channel]()):
+            raise SemlinkError(
+                f"'{attack.channel}' is a neighbour's on an interference channel of as many users, and '{name}' is on "
+                f"'{links[name].channel}'; name others in 'links'"
+            )
 
 
 def _check_foreign(attack: "AttackEntry", links: dict[str, "LinkEntry"]) -> None:
