@@ -4,6 +4,7 @@
 from collections.abc import Callable
 from typing import Generic, TypeVar, cast
 
+from semlink import _plugins
 from semlink._errors import SemlinkError, check_name
 
 T = TypeVar("T")
@@ -11,7 +12,7 @@ E = TypeVar("E")
 
 
 class Registry(Generic[T]):
-    """A mapping from key to entry that refuses duplicates and explains unknown keys."""
+    """A mapping from key to entry, plugins' too, that refuses duplicates and explains unknown keys."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -28,12 +29,11 @@ class Registry(Generic[T]):
 
         return add
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._entries
-
     def __getitem__(self, key: str) -> T:
-        return self._entries[check_name(self.kind, key, self._entries)]
+        known = self.keys()
+        return self._entries[check_name(self.kind, key, known)]
 
     def keys(self) -> list[str]:
         """All keys, sorted."""
+        _plugins.load()
         return sorted(self._entries)

@@ -135,7 +135,7 @@ def test_a_record_of_a_run_says_what_was_run(run):
     said = record.read(run / "record.json", record.TrainRecord)
     assert (said.kind, said.format, said.recipe.seed, said.recipe.precision) == ("train", 2, 0, "fp32")
     assert said.code_sha256 == record.code_sha256()
-    assert said.step_sha256 == said.started_by_step_sha256 == code.modules_sha256(*trainer.modules("deepjscc"))
+    assert said.step_sha256 == said.started_by_step_sha256 == code.modules_sha256(*trainer.modules("deepjscc", "awgn"))
     assert said.libraries["torch"] == torch.__version__
     assert said.data["sha256"] == data.load("digits").provenance["sha256"]
     assert said.machine["processes"] == 1

@@ -80,7 +80,7 @@ def append(copy, monkeypatch):
 
 
 def of_training(scheme: str = "deepjscc") -> str:
-    return code.modules_sha256(*trainer.modules(scheme))
+    return code.modules_sha256(*trainer.modules(scheme, "awgn"))
 
 
 # What counts
@@ -343,7 +343,7 @@ def test_what_cannot_change_a_training_leaves_its_hash(append):
     for module in OTHERS:
         append(module, "X = 1")
     assert of_training() == first
-    assert not {f"semlink.{module}" for module in OTHERS} & code.imported(*trainer.modules("deepjscc"))
+    assert not {f"semlink.{module}" for module in OTHERS} & code.imported(*trainer.modules("deepjscc", "awgn"))
 
 
 def test_modules_that_do_not_count_exist():
@@ -352,7 +352,7 @@ def test_modules_that_do_not_count_exist():
 
 def test_each_step_depends_on_the_module_that_does_it():
     steps = {
-        "trainer": trainer.modules("deepjscc"),
+        "trainer": trainer.modules("deepjscc", "awgn"),
         "evaluator": evaluator.modules("deepjscc"),
         "attacker": attacker.modules("inversion", "deepjscc"),
         "judge": judge.modules("inversion", "deepjscc"),

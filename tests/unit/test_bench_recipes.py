@@ -98,6 +98,7 @@ def test_what_is_left_out(bench):
     read = recipes.load(bench('title = "t"\n' + LINK + "[attacks.e]\n" + FIGURE))
     assert read.model_dump(exclude_none=True) == tomllib.loads("""
 title = "t"
+plugins = []
 name = "bench"
 variant = "default"
 [attacks.e]
@@ -416,7 +417,7 @@ FIELDS = [
     ),
     (
         LINK + 'channel = "interference"\n[attacks.x]\nchannel = "overheard-3" # <-',
-        "attacks.x.channel: 'overheard-3' is a neighbour's on an interference channel of as many users, and 'a' is on",
+        "attacks.x.channel: nobody is on 'overheard-3' while link 'a' is on 'interference'; name another channel, or",
     ),
     (LINK + KEYED + "[attacks.x]\nwith_secret = true # <-", "attacks.x.with_secret: without a secret: a; name in"),
     # defaults

@@ -16,7 +16,6 @@ from semlink.nn import Phase
 from semlink.nn.objective import Optimiser
 from semlink.phy.channel import Channel, Received, channels
 from semlink.phy.combining import combine
-from semlink.phy.interfered import Interfered, Overheard
 from semlink.schemes import Link, Network, Scheme, Sent
 
 #: What an attack may be given beside what arrives at her antennas: the encoder with its weights, or the codebook.
@@ -67,14 +66,13 @@ def medium_of(link: Link, threat: Threat) -> Channel:
     """Return the model of the eavesdropper's own channel.
 
     Raises:
-        SemlinkError: she is another receiver of an interference channel that the link is not on.
+        SemlinkError: she cannot be on it while the link is on its own.
     """
     if threat.channel is None:
         return link.medium
     medium = channels[threat.channel]()
-    if isinstance(medium, Overheard) and not medium.beside(link.medium):
-        meant = threat.channel.replace(Overheard.key, Interfered.key)
-        raise SemlinkError(f"channel '{threat.channel}' is that of a neighbour on '{meant}', which this link is not on")
+    if not medium.beside(link.medium):
+        raise SemlinkError(f"nobody is on channel '{threat.channel}' while the link is on its own: name another")
     return medium
 
 

@@ -109,7 +109,7 @@ def train_attack(
                 trained.data,
                 trained.weights_sha256,
                 device,
-                code.modules_sha256(*modules(plan.name, trained.recipe.scheme)),
+                code.modules_sha256(*modules(plan.name, trained.recipe.scheme, plan.threat.channel)),
                 training_seconds=sum(row["epoch_seconds"] for row in history),
                 last_session_seconds=time.perf_counter() - begun,
             ),
@@ -119,7 +119,7 @@ def train_attack(
             | {
                 "perceptual": plan.perceptual,
                 "sees": sorted(eve.sees),
-                "schedule": dataclasses.asdict(schedule),
+                "schedule": schedule.describe(),
                 "selection": "weights of least loss on the attacker's validation images",
                 "parameters": sum(p.numel() for p in eve.parameters()),
             },
@@ -162,9 +162,9 @@ def load_attack(link: Link, plan: Plan, shown: Description, work: Path) -> Attac
     return eve.eval()
 
 
-def modules(attack: str, scheme: str) -> tuple[str, ...]:
-    """Return the modules on which the training of an attack depends, but for what they import."""
-    return __name__, attacks[attack].__module__, links.module_of(scheme)
+def modules(attack: str, scheme: str, channel: str | None = None) -> tuple[str, ...]:
+    """Return the modules on which an attack over ``channel`` depends, but for what they and the link's import."""
+    return __name__, attacks[attack].__module__, *links.modules_of(scheme, channel)
 
 
 def fit(

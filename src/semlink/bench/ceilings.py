@@ -98,7 +98,7 @@ def mean_capacity_bits(medium: phy.Channel, snr_db: float, receptions: int) -> f
 
     Over Rician fading of factor K, with g the sum of L squared gains and M(t) = E e^(-t g), it is the integral of
     ``(1 - M(SNR z)) e^-z / z`` over z from 0 in nats, M(t) being ``((1 + K) / (1 + K + t) e^(-K t / (1 + K + t)))^L``.
-    Over an interference channel it is the mean over its bank; of a channel that is not known here the value at the mean
+    Where SINRs are known it is the mean over them; of a channel that is not known here the value at the mean
     SNR, which is above it.
 
     Args:
@@ -107,10 +107,10 @@ def mean_capacity_bits(medium: phy.Channel, snr_db: float, receptions: int) -> f
         receptions: L, each with gains and noise of its own.
     """
     snr = 10 ** (snr_db / 10)
-    if isinstance(medium, phy.Interfered):
-        bank, order = medium.sinr(snr_db).double(), torch.Generator().manual_seed(0)
+    if (bank := medium.sinr(snr_db)) is not None:
+        order = torch.Generator().manual_seed(0)
         total = torch.stack([bank[torch.randperm(len(bank), generator=order)] for _ in range(receptions)]).sum(0)
-        return float(torch.log2(1 + total).mean())
+        return float(torch.log2(1 + total.double()).mean())
     if not isinstance(medium, phy.Rician):
         return phy.capacity_bits(1, snr_db + 10 * math.log10(receptions))
     k = medium.k_factor
@@ -150,7 +150,7 @@ def fisher(
     if not _repeats(link, images[:4]):
         return None
     medium, snr = medium_of(link, threat), 10 ** (snr_db / 10)
-    heard = float(medium.sinr(snr_db).mean()) if isinstance(medium, phy.Interfered) else snr
+    heard = snr if (bank := medium.sinr(snr_db)) is None else float(bank.mean())
     variance = 1 / (heard * threat.antennas * threat.transmissions)
     silent = torch.Generator()  # asked for nothing, since what is sent does not depend on it
     try:

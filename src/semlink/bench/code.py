@@ -20,14 +20,16 @@ from typing import Any
 
 from semlink._errors import SemlinkError
 
-#: Words of errors, how files are written, what records look like (their format counts by itself), what a link is said
-#: to cost, what is drawn on screen, the zoo, whose weights are known by their SHA-256, presets, whose values count
-#: instead, and this module: it names results and makes none.
+#: Words of errors, how files are written, how plugins are found, whose content counts where it is used, what records
+#: look like (their format counts by itself), what a link is said to cost, what is drawn on screen, the zoo, whose
+#: weights are known by their SHA-256, presets, whose values count instead, and this module: it names results and makes
+#: none.
 NEUTRAL = frozenset(
     f"semlink.{name}"
     for name in (
         "_errors",
         "_files",
+        "_plugins",
         "_version",
         "bench.code",
         "bench.cost",

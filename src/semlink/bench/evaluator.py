@@ -89,9 +89,9 @@ def evaluate(
     return done
 
 
-def modules(scheme: str) -> tuple[str, str]:
-    """Return the modules on which an evaluation of ``scheme`` depends, but for what they import."""
-    return __name__, links.module_of(scheme)
+def modules(scheme: str) -> tuple[str, ...]:
+    """Return the modules on which an evaluation of ``scheme`` depends, but for what they and its training import."""
+    return __name__, *links.modules_of(scheme)
 
 
 def measure(

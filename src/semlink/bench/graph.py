@@ -156,7 +156,7 @@ class _Builder:
         """Return the cell of a reader of a set of images, adding it at its first use."""
         images = {"images": self.prepare(name, variant)}
         channels = data.describe(name).image_shape[0]
-        sizes = {"schedule": asdict(preset(preset_name).scale(channels).link)}
+        sizes = {"schedule": preset(preset_name).scale(channels).link.describe()}
         spec = {"name": name, "variant": variant, "preset": preset_name, "seed": seed, "sizes": sizes}
         return self.add("read", spec, images, None, None, None)
 
@@ -297,7 +297,7 @@ def _link_spec(entry: LinkEntry, seed: int, name: str) -> tuple[Spec, str]:
         return fetched, "fetch"
     size = preset(recipe.preset)
     sizes = {"backbone": asdict(size.scale(data.describe(recipe.data).image_shape[0]).backbone)}
-    sizes |= {"schedule": asdict(trainer.schedule(recipe)), "images": size.images}
+    sizes |= {"schedule": trainer.schedule(recipe).describe(), "images": size.images}
     spec = {"recipe": shown, "precision": entry.precision, "sizes": sizes}
     if entry.start and entry.start.startswith(zoo.PREFIX):
         spec["start"] = {"weights": entry.start, "sha256": links.weights_of(entry.start)}
@@ -315,7 +315,7 @@ def _attack_spec(entry: AttackEntry, link: LinkEntry, seed: int) -> Spec:
         entry.csi,
     )
     plan = attacker.Plan(entry.attack, threat, name, entry.perceptual, seed, "fp32")
-    sizes = plan.sizes(shown) | {"schedule": asdict(preset(name).scale(shown.image_shape[0]).attack)}
+    sizes = plan.sizes(shown) | {"schedule": preset(name).scale(shown.image_shape[0]).attack.describe()}
     return {
         "attack": entry.attack,
         "threat": threat.describe(),

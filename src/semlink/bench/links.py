@@ -20,7 +20,7 @@ from semlink.schemes.options import options as options_of
 from semlink.schemes.options import takes_any
 from semlink.training import checkpoint
 
-INTERFERENCE = phy.Interfered.key  # for a scheme of several users, who number as its option says
+INTERFERENCE = "interference"  # for a scheme of several users, who number as its option says
 
 
 def make_recipe(
@@ -102,9 +102,13 @@ def users_of(recipe: record.Recipe) -> int | None:
     return int(recipe.options.get("users") or default)
 
 
-def module_of(scheme: str) -> str:
-    """Return the module that defines a scheme."""
-    return schemes[scheme].__module__
+def modules_of(scheme: str, channel: str | None = None) -> tuple[str, ...]:
+    """Return the modules that define a scheme and a channel; that of several users is part of their schemes."""
+    kind = schemes[scheme]
+    if channel is None or issubclass(kind, NetworkScheme):
+        return (kind.__module__,)
+    made = phy.channels[channel]
+    return kind.__module__, getattr(made, "func", made).__module__  # some are made with their number of users
 
 
 def secret_of(scheme: str) -> str | None:

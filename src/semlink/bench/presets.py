@@ -4,7 +4,8 @@ weights that are trained already, ``cpu`` trains one link well there, ``converge
 more, ``paper`` is the full schedule."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from semlink._errors import check_name
 from semlink.nn import Backbone, Optimiser
@@ -24,6 +25,10 @@ class Schedule:
     optimiser: Optimiser
     label_smoothing: float = 0.0
     patience: int | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a record and the hash of a cell say of it; what is None is not said."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

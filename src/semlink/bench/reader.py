@@ -158,7 +158,7 @@ def train_reader(
             preset=preset_name,
             seed=seed,
             precision=precision,
-            schedule=dataclasses.asdict(schedule),
+            schedule=schedule.describe(),
             selection="weights of least loss on the attacker's validation images",
             parameters=sum(p.numel() for p in reader.parameters()),
             images={"attacker": len(sets.attacker), "attacker_validation": len(sets.attacker_validation)},

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from semlink import _plugins
 from semlink._errors import SemlinkError, check_name
 from semlink.bench import measures
 from semlink.bench.mistakes import Keys, refuse, shown
@@ -182,6 +183,7 @@ class Content(_Strict):
     """What a recipe says, whatever its name."""
 
     title: str
+    plugins: list[str] = []
     links: Annotated[dict[Name, LinkEntry], Field(min_length=1)]
     attacks: dict[Name, AttackEntry] = {}
     evaluation: Evaluation = Evaluation()
@@ -201,8 +203,8 @@ class BenchRecipe(Content):
 
     @property
     def sha256(self) -> str:
-        """A hash of the content: neither name, title, comments nor the order of keys change it."""
-        content = self.model_dump(mode="json", exclude={"name", "title"})
+        """A hash of the content: neither name, title, plugins' places, comments nor the order of keys change it."""
+        content = self.model_dump(mode="json", exclude={"name", "title", "plugins"})
         for link in content["links"].values():
             for key in ("start", "against"):
                 if link[key] is None:  # said by silence, so that recipes older than this key keep their hash
@@ -280,6 +282,7 @@ def _readings(name: str) -> dict[str, BenchRecipe]:
         file = packaged[check_name("bench", name, packaged)]
     text = _text(file)
     document = _parse(file, text)
+    _load_plugins(file, text, document)
     content, mistakes = _check(document)
     if mistakes:
         refuse(file, text, [((), *mistake) for mistake in mistakes])
@@ -319,6 +322,18 @@ def _parse(file: Path | Traversable, text: str) -> dict[str, Any]:
         at = re.search(r"at line (\d+)", str(error))
         line = at[1] if at else text.rstrip().count("\n") + 1
         raise SemlinkError(f"{file}, line {line}: not TOML: {error}") from None
+
+
+def _load_plugins(file: Path | Traversable, text: str, document: dict[str, Any]) -> None:
+    """Load the Python files that a recipe names, beside it unless their paths are absolute."""
+    named = document.get("plugins", [])
+    if not isinstance(file, Path) or not isinstance(named, list):  # of the package, or a mistake that is said later
+        return
+    for path in named:
+        try:
+            _plugins.add((file.parent / str(path)).resolve())
+        except SemlinkError as error:
+            refuse(file, text, [((), ("plugins",), str(error))])
 
 
 def _merge(base: Any, over: Any) -> Any:

@@ -111,16 +111,16 @@ def _check_threat(attack: "AttackEntry") -> None:
 
 
 def _check_neighbour(attack: "AttackEntry", links: dict[str, "LinkEntry"]) -> None:
-    from semlink import phy
+    from semlink.phy import channels
 
-    medium = None if attack.channel is None else phy.channels[attack.channel]()
-    if not isinstance(medium, phy.Overheard):
+    if attack.channel is None:
         return
+    medium = channels[attack.channel]()
     for name in attack.links or links:
-        if name in links and not medium.beside(phy.channels[links[name].channel]()):
+        if name in links and not medium.beside(channels[links[name].channel]()):
             raise SemlinkError(
-                f"'{attack.channel}' is a neighbour's on an interference channel of as many users, and '{name}' is on "
-                f"'{links[name].channel}'; name others in 'links'"
+                f"nobody is on '{attack.channel}' while link '{name}' is on '{links[name].channel}'; "
+                "name another channel, or others in 'links'"
             )
 
 

@@ -104,7 +104,7 @@ class Train(Step):
 
     def modules(self, spec: Spec) -> tuple[str, ...]:
         """Return the training's modules and the scheme's."""
-        return trainer.modules(spec["recipe"]["scheme"])
+        return trainer.modules(spec["recipe"]["scheme"], spec["recipe"]["channel"])
 
     def run(self, spec: Spec, inputs: Inputs, folder: Path, device: torch.device, watch: Watcher) -> None:
         """Train, or resume."""
@@ -174,8 +174,8 @@ class Attack(Step):
     files = ("plan.json", "attack/record.json", "attack/weights.safetensors", "attack/log.jsonl")
 
     def modules(self, spec: Spec) -> tuple[str, ...]:
-        """Return the attacker's modules, the attack's and the scheme's."""
-        return attacker.modules(spec["attack"], spec["scheme"])
+        """Return the attacker's modules, the attack's, the scheme's and her channel's."""
+        return attacker.modules(spec["attack"], spec["scheme"], spec["threat"]["channel"])
 
     def run(self, spec: Spec, inputs: Inputs, folder: Path, device: torch.device, watch: Watcher) -> None:
         """Attack, or resume with the precision that was begun with."""

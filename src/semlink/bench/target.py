@@ -210,7 +210,7 @@ def _trained(name: str, source: str | Path, preset: str | None, key: Key | None)
         raise SemlinkError(f"{name} is of several users, and the audit is of a link of one; attack it by 'cross-link'")
     chosen = check_name("preset", preset or recipe.preset, PRESETS)
     sets, shown = links.image_sets(recipe.model_copy(update={"preset": chosen})), data.describe(recipe.data)
-    identity = repr((trained.weights_sha256, code.modules_sha256(links.module_of(recipe.scheme))))
+    identity = repr((trained.weights_sha256, code.modules_sha256(*links.modules_of(recipe.scheme, recipe.channel))))
     return Target(name, kind, links.load(source, key), recipe.channel, sets, shown, chosen, identity, recipe)
 
 

@@ -107,7 +107,7 @@ def _train(
             sets.provenance,
             sha256_file(folder / "weights.safetensors"),
             fabric.device,
-            code.modules_sha256(*modules(recipe.scheme)),
+            code.modules_sha256(*modules(recipe.scheme, recipe.channel)),
             training_seconds=sum(row["epoch_seconds"] for row in history),
             last_session_seconds=time.perf_counter() - begun,
         )
@@ -117,7 +117,7 @@ def _train(
             started_by_step_sha256=started_by,
             started_from=taken,
             selection="weights of the last epoch",
-            schedule=dataclasses.asdict(plan) | {"training_images": len(sets.transceiver)},
+            schedule=plan.describe() | {"training_images": len(sets.transceiver)},
             **_cost(link, sets.validation),
             describes=link.scheme.describe(),
             history=history,
@@ -185,9 +185,9 @@ def _stalled(patience: int, history: list[dict[str, Any]]) -> bool:
     return stalled([row[name] for row in rows], patience, 0.02 if name == "psnr_db" else 0.001)
 
 
-def modules(scheme: str) -> tuple[str, str]:
+def modules(scheme: str, channel: str) -> tuple[str, ...]:
     """Return the modules on which the training of ``scheme`` depends, but for what they import."""
-    return __name__, links.module_of(scheme)
+    return __name__, *links.modules_of(scheme, channel)
 
 
 def _give_key(link: Link, recipe: record.Recipe, folder: Path, key: Key | None) -> None:
@@ -221,7 +221,7 @@ def _refuse_foreign(folder: Path) -> None:
 def _claim(recipe: record.Recipe, folder: Path, key: Key | None) -> str:
     """Write the recipe into an empty folder, or check that it is this folder's; return the code that started it."""
     path = folder / "recipe.json"
-    step = code.modules_sha256(*modules(recipe.scheme))
+    step = code.modules_sha256(*modules(recipe.scheme, recipe.channel))
     if not path.exists():
         held_here = {"format": record.FORMAT, "recipe": recipe.model_dump(), "step_sha256": step}
         write_text(path, json.dumps(held_here, indent=1))

@@ -75,6 +75,16 @@ class Channel(ABC):
             generator: the source of randomness.
         """
 
+    def sinr(self, snr_db: float) -> Tensor | None:
+        """Return SINRs of a unit-energy symbol that are equally likely, (n,); None where gains have unit mean power."""
+        del snr_db
+        return None
+
+    def beside(self, meant: "Channel") -> bool:
+        """Say whether an eavesdropper can be on this channel while the link is on ``meant``: on most, always."""
+        del meant
+        return True
+
     def __call__(self, symbols: Tensor, snr_db: float | Tensor, generator: torch.Generator) -> Received:
         """Carry ``symbols: (B, n) complex64``, in float32 whatever the precision around it.
 
