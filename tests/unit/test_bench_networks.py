@@ -22,7 +22,6 @@ from semlink.bench import (
     evaluator,
     load,
     make_recipe,
-    presets,
     recipes,
     record,
     runner,
@@ -216,7 +215,20 @@ def test_the_weights_of_the_next_epoch_are_the_shares_of_the_last(tmp_path, monk
     ],
 )
 def test_when_validation_has_stalled(scores, expected):
-    assert presets.stalled(scores, 2, 0.02) is expected
+    assert trainer.stalled(2, [{"validation": {"psnr_db": score}} for score in scores]) is expected
+    fine = [
+        {"validation": {"accuracy": score / 20}} for score in scores
+    ]  # a twentieth of the steps, and of what counts
+    assert trainer.stalled(2, fine) is expected
+
+
+def test_the_learning_rate_is_that_of_the_schemes_option(tmp_path, tiny):
+    assert trainer.schedule(recipe_of("csi-free")).optimiser == PRESETS["paper"].network.optimiser
+    done = train(recipe_of("csi-free", learning_rate=3e-4), tmp_path / "run", CPU)
+    assert done.schedule["optimiser"]["learning_rate"] == 3e-4
+    other = train(recipe_of("csi-free"), tmp_path / "other", CPU)
+    first, same = (row.history[0]["losses"]["loss"] for row in (done, other))
+    assert first > same  # so much slower that it shows in the first epoch
 
 
 def test_a_training_ends_when_validation_has_stalled_and_not_before(tmp_path, monkeypatch, tiny):

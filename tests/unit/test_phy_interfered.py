@@ -12,8 +12,9 @@ import torch
 from semlink import create, phy
 from semlink._errors import SemlinkError
 from semlink.attacks import Tap, Threat, medium_of
-from semlink.bench.ceilings import mean_capacity_bits
-from semlink.phy import Interfered, Overheard, Received, channels
+from semlink.bench.ceilings import mean_capacity_bits, upper_bounds
+from semlink.metrics import constellation_capacity
+from semlink.phy import Interfered, Overheard, Received, channels, interfered
 from semlink.phy.interfered import BANK
 
 
@@ -104,12 +105,53 @@ def test_more_users_hide_a_signal_from_each_other_and_disturb_it():
     assert other[0] - other[1] > meant[0] - meant[1]
 
 
-def test_the_capacity_of_a_bank():
-    channel = Interfered()
+def test_the_capacity_of_a_bank_and_the_bounds_above_it():
+    channel, added = Overheard(), 0.5
     bank = channel.sinr(10.0).double()
     assert mean_capacity_bits(channel, 10.0, 1) == pytest.approx(float((1 + bank).log2().mean()), rel=1e-12)
-    one, two = (mean_capacity_bits(channel, 10.0, n) for n in (1, 2))
-    assert one + 0.5 < two < one + 1.2  # twice the SINR on average is a bit more
+    weaker = float((1 + bank / (1 + added)).log2().mean())
+    assert mean_capacity_bits(channel, 10.0, 1, added) == pytest.approx(weaker, rel=1e-12)
+    pairs = (1 + bank[:, None] + bank[:1000]).log2().mean()
+    assert pairs < mean_capacity_bits(channel, 10.0, 2) < pairs + 0.3
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 8.0])
+def test_the_bound_of_a_constellation_is_above_its_mean_over_the_bank(snr_db):
+    link = create("deepjscc-lbvq", data="digits", channel="interference", preset="smoke", channel_uses=16)
+    bounds = upper_bounds(link, Threat(snr_db), snr_db)
+    modem = link.scheme.modem
+    points = modem.scaled(modem.point)
+    bank = link.medium.sinr(snr_db)[::64].log10().mul(10).tolist()
+    mean = sum(constellation_capacity(points, level).bits for level in bank) / len(bank)
+    assert 16 * mean < bounds["soft_capacity_bits"] < 16 * mean + 4
+
+
+@pytest.mark.parametrize("kind", [Interfered, Overheard])
+@pytest.mark.parametrize("users", [2, 4])
+@pytest.mark.parametrize("snr_db", [-100.0, -30.0, 60.0, 100.0])
+def test_very_loud_and_very_quiet_channels(kind, users, snr_db, monkeypatch):
+    monkeypatch.setattr(interfered, "BANK", 32)
+    channel = kind(users)
+    assert (channel.sinr(snr_db) > 0).all()
+    received = channel(torch.ones(50, 4, dtype=torch.complex64), snr_db, seeded(0))
+    assert received.csi.isfinite().all()
+
+
+@pytest.mark.parametrize("snr_db", [-101.0, 200.0])
+def test_an_snr_beyond_what_can_be_designed_for(snr_db):
+    with pytest.raises(SemlinkError, match=f"snr_db on an interference channel is {snr_db}: a number from -100 to 100"):
+        Interfered()(torch.ones(2, 4, dtype=torch.complex64), snr_db, seeded(0))
+
+
+def test_between_whole_decibels_the_bank_is_interpolated_and_no_other_is_designed(monkeypatch):
+    monkeypatch.setattr(interfered, "BANK", 64)
+    channel = Interfered(3)
+    between = channel.sinr(9.5)
+    H = channel.medium.draw(64, seeded(0)).to(torch.complex128)
+    exact = 1 / phy.minimise_max_mse(H, 9.5).mse - 1
+    assert abs((between / exact.flatten()).log().mean()) < 0.02
+    channel(torch.ones(256, 4, dtype=torch.complex64), 9 + torch.rand(256, generator=seeded(1)), seeded(0))
+    assert set(channel._banks) == {9, 10}
 
 
 def test_the_names():
@@ -132,6 +174,9 @@ def test_a_neighbour_needs_the_links_own_channel():
     with pytest.raises(SemlinkError, match="nobody is on channel 'overheard' while the link is on its own"):
         Tap(link, Threat(10.0, channel="overheard"))
     plain = create("deepjscc", data="digits", preset="smoke", channel_uses=16)
+    other = create("deepjscc", data="digits", channel="overheard", preset="smoke", channel_uses=16)
+    with pytest.raises(SemlinkError, match="nobody is on channel 'overheard'"):
+        medium_of(other, Threat(10.0, channel="overheard"))
     with pytest.raises(SemlinkError, match="nobody is on channel 'overheard-3'"):
         medium_of(plain, Threat(10.0, channel="overheard-3"))
 

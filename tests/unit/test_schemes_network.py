@@ -686,11 +686,6 @@ def test_without_what_is_ours_adaptive_precoding_is_semi_conventional():
     assert torch.allclose(ours.output, theirs.output, atol=1e-4)
 
 
-def test_the_learning_rate_is_the_schemes_own():
-    (phase,) = make("csi-free", learning_rate=3e-4).phases(Optimiser(betas=(0.9, 0.98)), lambda *_: None, 0.0)
-    assert (phase.optimiser.learning_rate, phase.optimiser.betas) == (3e-4, (0.9, 0.98))
-
-
 @every_precoded
 @pytest.mark.parametrize("users", [2, 3, 5])
 def test_designs_do_not_depend_on_what_stands_beside_them(key, users):

@@ -79,9 +79,9 @@ def upper_bounds(link: Link, threat: Threat, snr_db: float) -> dict[str, float]:
     medium = medium_of(link, threat)
     heard, times = _receptions(link, threat)
     added = float(getattr(scheme, "noise_power", 0.0))
-    level = snr_db - 10 * math.log10(1 + added)
-    combined = level + 10 * math.log10(heard)
-    bounds = {"channel_bits": times * uses * mean_capacity_bits(medium, level, heard)}
+    bounds = {"channel_bits": times * uses * mean_capacity_bits(medium, snr_db, heard, added)}
+    mean = 10 ** (snr_db / 10) if (bank := medium.sinr(snr_db)) is None else float(bank.mean())
+    combined = 10 * math.log10(mean * heard / (1 + added))
     if (payload := _payload(link)) is not None:
         bounds["payload_bits"] = float(payload)
     if (points := _constellation(scheme.core)) is not None:
@@ -93,24 +93,25 @@ def upper_bounds(link: Link, threat: Threat, snr_db: float) -> dict[str, float]:
     return found
 
 
-def mean_capacity_bits(medium: phy.Channel, snr_db: float, receptions: int) -> float:
+def mean_capacity_bits(medium: phy.Channel, snr_db: float, receptions: int, added: float = 0.0) -> float:
     """Return the mean over gains of log2(1 + SNR), in bits per symbol, ``receptions`` of it combined by their gains.
 
     Over Rician fading of factor K, with g the sum of L squared gains and M(t) = E e^(-t g), it is the integral of
     ``(1 - M(SNR z)) e^-z / z`` over z from 0 in nats, M(t) being ``((1 + K) / (1 + K + t) e^(-K t / (1 + K + t)))^L``.
-    Where SINRs are known it is the mean over them; of a channel that is not known here the value at the mean
-    SNR, which is above it.
+    Where SINRs are known it is the mean over those of one reception, the others' taken at their mean; of a channel that
+    is not known here the value at the mean SNR. Both are above it, as the logarithm is concave.
 
     Args:
         medium: the channel.
         snr_db: Es/N0 of one reception, in dB.
         receptions: L, each with gains and noise of its own.
+        added: noise power of the transmitter's over that of the wanted signal.
     """
-    snr = 10 ** (snr_db / 10)
     if (bank := medium.sinr(snr_db)) is not None:
-        order = torch.Generator().manual_seed(0)
-        total = torch.stack([bank[torch.randperm(len(bank), generator=order)] for _ in range(receptions)]).sum(0)
-        return float(torch.log2(1 + total.double()).mean())
+        bank = bank.double() / (1 + added)
+        return float(torch.log2(1 + bank + (receptions - 1) * bank.mean()).mean())
+    snr_db -= 10 * math.log10(1 + added)
+    snr = 10 ** (snr_db / 10)
     if not isinstance(medium, phy.Rician):
         return phy.capacity_bits(1, snr_db + 10 * math.log10(receptions))
     k = medium.k_factor

@@ -52,7 +52,12 @@ TITLES = {
 }
 
 #: What options of schemes are called on the axis of a figure.
-AXES = {"users": "Users K", "csi_error": "Mean square error of the CSI", "cross_gain_db": "Gain of other users (dB)"}
+AXES = {
+    "users": "Users K",
+    "csi_error": "Mean square error of the CSI",
+    "cross_gain_db": "Gain of other users (dB)",
+    "learning_rate": "Learning rate",
+}
 
 #: Of these each attribute is measured for itself, so a part names one.
 PARTED = (*ANSWERED, "label_bits")

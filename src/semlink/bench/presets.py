@@ -3,7 +3,6 @@
 weights that are trained already, ``cpu`` trains one link well there, ``converged`` trains K users until that helps no
 more, ``paper`` is the full schedule."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,7 +16,7 @@ class Schedule:
 
     Attributes:
         epochs: at most.
-        patience: it ends before when validation has :func:`stalled` for so many epochs; None never does.
+        patience: it ends before when validation has not risen for so many epochs; None never does.
     """
 
     epochs: int
@@ -76,11 +75,6 @@ def _attack(epochs: int, batch_size: int, rate: float = 1e-3) -> Schedule:
 
 def _network(epochs: int, patience: int | None = None) -> Schedule:
     return Schedule(epochs, 128, Optimiser("adamw", 1e-3, betas=(0.9, 0.98)), patience=patience)
-
-
-def stalled(scores: Sequence[float], patience: int, least: float) -> bool:
-    """Say whether the best of the last ``patience`` validation scores is less than ``least`` above the best before."""
-    return len(scores) > patience and max(scores[-patience:]) < max(scores[:-patience]) + least
 
 
 _COLOUR, _GREY, _TINY = Backbone(256, 640), Backbone(64, 128), Backbone(16, 16)

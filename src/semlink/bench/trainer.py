@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from torch import Tensor
 from semlink._errors import SemlinkError
 from semlink._files import exclusive, sha256_file, write_text
 from semlink.bench import code, cost, links, record
-from semlink.bench.presets import Schedule, preset, stalled
+from semlink.bench.presets import Schedule, preset
 from semlink.bench.scoring import score
 from semlink.data import DataSet, ImageSet, describe
 from semlink.phy import Received
@@ -131,7 +132,9 @@ def _train(
 def schedule(recipe: record.Recipe) -> Schedule:
     """Return how the link of ``recipe`` is trained."""
     if links.users_of(recipe):
-        return preset(recipe.preset).network
+        plan = preset(recipe.preset).network
+        rate = float(recipe.options.get("learning_rate", plan.optimiser.learning_rate))
+        return dataclasses.replace(plan, optimiser=dataclasses.replace(plan.optimiser, learning_rate=rate))
     scale = preset(recipe.preset).scale(describe(recipe.data).image_shape[0])
     if recipe.task != "reconstruct":
         return scale.link
@@ -173,16 +176,20 @@ def fit(
         epochs=plan.epochs,
         seed=recipe.seed,
         folder=folder,
-        stalled=None if plan.patience is None else partial(_stalled, plan.patience),
+        stalled=None if plan.patience is None else partial(stalled, plan.patience),
     )
     return training.run(fabric, watch), taken
 
 
-def _stalled(patience: int, history: list[dict[str, Any]]) -> bool:
-    """Say whether validation has not risen by 0.02 dB, or by 0.001 of an accuracy, for ``patience`` epochs."""
+def stalled(patience: int, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether the best validation score of ``patience`` epochs is hardly above the best before them.
+
+    By less than 0.02 dB of PSNR, or 0.001 of an accuracy.
+    """
     rows = [row["validation"] for row in history]
-    name = next(iter(rows[0]), "") if rows else ""
-    return stalled([row[name] for row in rows], patience, 0.02 if name == "psnr_db" else 0.001)
+    name = "psnr_db" if rows and "psnr_db" in rows[0] else "accuracy"
+    scores, least = [row[name] for row in rows], 0.02 if name == "psnr_db" else 0.001
+    return len(scores) > patience and max(scores[-patience:]) < max(scores[:-patience]) + least
 
 
 def modules(scheme: str, channel: str) -> tuple[str, ...]:

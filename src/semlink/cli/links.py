@@ -187,7 +187,7 @@ class Attack(Common):
     transmissions: int = 1
     """Of each image that she hears, with the noise and the nonce that the scheme draws for each."""
     channel: str | None = None
-    """Her own channel: awgn, rayleigh or rician; of the link's kind if left out."""
+    """Her own channel: awgn, rayleigh, rician, or overheard on interference; of the link's kind if left out."""
     csi: bool = True
     """She knows the gains of her channel."""
     perceptual: Literal["vgg16", "none"] = "vgg16"

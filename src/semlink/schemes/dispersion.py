@@ -113,8 +113,10 @@ class Dispersion(NetworkScheme):
                 mixed = mixed.masked_fill(own[:, None, None, :, None], 0)
             every = mixed.flatten(4)
             eye = torch.eye(every.shape[3], device=every.device)
-            noise = received.noise_variance[:, :, None, None, None] / 2 * eye
-            filters = torch.linalg.solve(every @ every.mT + noise, wanted)
+            covariance = every @ every.mT
+            least = 1e-6 * covariance.diagonal(dim1=3, dim2=4).mean(3)[..., None, None]  # float32 solves to that
+            noise = (received.noise_variance[:, :, None, None, None] / 2).maximum(least)
+            filters = torch.linalg.solve(covariance + noise * eye, wanted)
             estimate = (filters.mT @ heard[..., None])[..., 0]
             error = 1 - (wanted * filters).sum(3)
             return estimate.flatten(2), error.flatten(2)

@@ -16,7 +16,7 @@ interference channels", arXiv:2406.16878.
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -86,7 +86,7 @@ class NetworkScheme(Scheme):
         snr_high_db: its other end.
         fairness: how often the users' weights in the loss follow their losses: epoch, step, or off.
         networks: kind of the semantic encoders and decoders: fully-connected or convolutional.
-        learning_rate: of Adam; default that of paper B, section IV.
+        learning_rate: of Adam, in training; default that of paper B, section IV.
 
     Raises:
         SemlinkError: a number makes no sense; the message says which.
@@ -122,7 +122,7 @@ class NetworkScheme(Scheme):
             )
         self.snr_range_db = (snr_low_db, snr_high_db)
         self.fairness = check_name("fairness", fairness, FAIRNESS)
-        self.learning_rate = check_positive("learning_rate", learning_rate)
+        check_positive("learning_rate", learning_rate)  # the trainer's
         self.networks = NETWORKS[check_name("networks", networks, NETWORKS)]
         self.register_buffer("user_weights", torch.full((users,), 1 / users))
         self.register_buffer("user_losses", torch.zeros(users), persistent=False)
@@ -243,8 +243,7 @@ class NetworkScheme(Scheme):
     def phases(self, optimiser: Optimiser, carry: Carry, label_smoothing: float) -> list[Phase]:
         """Return what to train: all users at once, on channels of their own medium."""
         del carry
-        own = replace(optimiser, learning_rate=self.learning_rate)
-        return [Phase("network", NetworkObjective(self, label_smoothing), own)]
+        return [Phase("network", NetworkObjective(self, label_smoothing), optimiser)]
 
     def describe(self) -> dict[str, Any]:
         """Return the channel, what it takes to know it, and the users' last weights in the loss."""

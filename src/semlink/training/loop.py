@@ -115,7 +115,10 @@ class Fit:
                 watch(Moment(epoch + 1, self.epochs, progress, left, losses, validation))
 
         for epoch in range(len(history), self.epochs):
-            if self.stalled is not None and self.stalled(history):
+            if self.stalled is not None and fabric.broadcast(self.stalled(history)):  # one process decides for all
+                last = history[-1]
+                if fabric.is_global_zero:
+                    watch(Moment(len(history), self.epochs, 1.0, 0.0, last["losses"], last["validation"]))
                 break
             tick = time.perf_counter()
             row: dict[str, Any] = {"epoch": epoch + 1}
