@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from semlink.bench.results import BenchRecord
     from semlink.bench.runner import Outcome
     from semlink.bench.store import Store
+    from semlink.report.claims import Judgement
 
 
 @dataclass(kw_only=True)
@@ -198,3 +199,42 @@ def _record(name: str, store: "Store | None") -> "BenchRecord":
     base, _, variant = name.rpartition("@") if "@" in Path(name).name else (name, "", "")
     recipe = recipes.load(base, variant or None)
     return results.gather(graph.load(results.folder_of(recipe, store), recipe), store)
+
+
+@dataclass(kw_only=True)
+class Claims:
+    """Hold what the two papers claim to records, and say which claims hold.
+
+    example: semlink claims --ids A8 B4
+    """
+
+    results: Path = Path("results")
+    """Folder of records, as 'semlink bench --out' writes them."""
+    ids: list[str] = field(default_factory=list)
+    """Only these claims, with every comparison."""
+    json: bool = False
+    """Print the verdicts as JSON on standard output, and nothing else there."""
+    out: Path | None = None
+    """File that takes the page, in Markdown."""
+
+    def run(self) -> None:
+        """Judge and print."""
+        from semlink._errors import check_name
+        from semlink._files import write_text
+        from semlink.report import claims
+
+        every = {each.id: each for each in claims.claims()}
+        chosen = [every[check_name("claim", each, every)] for each in self.ids] or list(every.values())
+        held = claims.records(self.results)
+        found = [claims.judge(each, held) for each in chosen]
+        if self.out is not None:
+            write_text(self.out, claims.markdown(found))
+        if self.json:
+            say(json.dumps([each.claim.model_dump(exclude={"tests"}) | _said(each) for each in found], indent=1))
+        else:
+            say(*claims.text(found, bool(self.ids)))
+
+
+def _said(each: "Judgement") -> dict[str, Any]:
+    comparisons = [finding._asdict() for finding in each.findings]
+    return {"verdict": each.verdict, "comparisons": comparisons, "missing": each.missing}
