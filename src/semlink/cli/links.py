@@ -226,15 +226,19 @@ class Attack(Common):
 
 @dataclass(kw_only=True)
 class Report:
-    """Draw a page from run folders.
+    """Draw a page from run folders, or of a bench.
 
     example: semlink report runs/first --out first.html
     """
 
     folders: list[Path] = argument()
-    """Run folders that 'semlink train' made."""
+    """Run folders that 'semlink train' made; or one bench, by the name of its recipe or the folder of its record."""
     out: Path = Path("report.html")
-    """The page to write."""
+    """The page to write; the tables of a bench go beside it as .csv and .tex."""
+    variant: str | None = None
+    """The reading of a bench that its recipe names."""
+    store: Path | None = None
+    """Folder of all benches; SEMLINK_STORE, or a folder of the user's data, if left out."""
     json: bool = False
     """Print the page's path as JSON."""
 
@@ -242,8 +246,35 @@ class Report:
         """Write the page."""
         from semlink.report import write_page
 
-        page = write_page(self.folders, self.out, command())
-        say(json.dumps({"report": str(page)}) if self.json else f"Report: {page}")
+        if (bench := self._bench()) is not None:
+            from semlink.report import bench_page
+
+            page, *beside = bench_page.write(bench, self.out)
+        else:
+            page, beside = write_page(self.folders, self.out, command()), []
+        if self.json:
+            say(json.dumps({"report": str(page), "tables": [str(path) for path in beside]}))
+        else:
+            say(f"Report: {page}", *(f"Tables: {path}" for path in beside))
+
+    def _bench(self) -> Path | None:
+        """Return the folder of the bench that is named, None if these are run folders."""
+        from semlink.bench import recipes, results
+        from semlink.bench.store import Store, default_root
+
+        named = self.folders[0]
+        if len(self.folders) == 1 and (named / "record.json").is_file():
+            kind = json.loads((named / "record.json").read_text()).get("kind")
+            return named if kind == "bench" else None
+        if named.exists() and named.suffix != ".toml":
+            return None
+        if len(self.folders) > 1 or (str(named) not in recipes.names() and named.suffix != ".toml"):
+            return None
+        recipe, root = recipes.load(str(named), self.variant), self.store or default_root()
+        folder = results.folder_of(recipe, Store(root)) if (root / "store.json").is_file() else root
+        if not (folder / "record.json").is_file():
+            raise SemlinkError(f"bench {recipe.name} has no record in {root}; 'semlink bench {named}' makes one")
+        return folder
 
 
 def _key(key_file: Path | None) -> "Key | None":

@@ -20,14 +20,19 @@ SIGNIFICANT = 0.05
 
 def shown(found: BenchRecord) -> str:
     """Return a bench's tables, with the differences within each, and what is missing."""
-    tables: dict[tuple[bool, str], list[Row]] = {}
+    lines = [found.title, origin(found), ""]
+    for table in tables(found):
+        lines += [*columns(table), ""]
+    return "\n".join([*lines, *legend(found), *remarks(found)])
+
+
+def tables(found: BenchRecord) -> list[list[list[str]]]:
+    """Return a bench's tables as rows of cells, the first of each its head: of links, then of attacks, by metric."""
+    held: dict[tuple[bool, str], list[Row]] = {}
     for row in found.rows:
-        tables.setdefault((row.attacked, row.metric.partition(".")[0]), []).append(row)
+        held.setdefault((row.attacked, row.metric.partition(".")[0]), []).append(row)
     order = [metric.partition(".")[0] for metric in found.recipe["evaluation"]["metrics"]]
-    lines = [found.title, _origin(found), ""]
-    for attacked, metric in sorted(tables, key=lambda key: (key[0], order.index(key[1]))):
-        lines += [*_table(found, tables[attacked, metric]), ""]
-    return "\n".join([*lines, *_legend(found), *_ceilings(found), *_remarks(found)])
+    return [_table(found, held[key]) for key in sorted(held, key=lambda key: (key[0], order.index(key[1])))]
 
 
 def planned(graph: Graph, store: Store, costs: dict[str, Cost], workers: int) -> str:
@@ -78,8 +83,8 @@ def compared(found: Comparison, first: str, second: str) -> str:
     return "\n".join(lines)
 
 
-def _table(found: BenchRecord, rows: list[Row]) -> list[str]:
-    """Return the lines of a metric of links, or of attacks: numbers, baselines, and differences from the first row."""
+def _table(found: BenchRecord, rows: list[Row]) -> list[list[str]]:
+    """Return the cells of a metric of links, or of attacks: numbers, baselines, and differences from the first row."""
     grid = sorted({row.snr_db for row in rows if row.snr_db is not None})
     texts = dict(zip([row.key for row in rows], intervals([row.shown for row in rows]), strict=True))
     hears = "Eve" if rows[0].attacked else "Bob"
@@ -93,7 +98,7 @@ def _table(found: BenchRecord, rows: list[Row]) -> list[str]:
         lines.append([name, *cells, _units(found, next(iter(at.values())))])
     for name, row in baselines(rows).items():
         lines.append([name, texts[row.key], *[""] * (len(grid) - 1), _units(found, row)])
-    return columns(lines + _differences(found, rows, grid))
+    return lines + _differences(found, rows, grid)
 
 
 def _differences(found: BenchRecord, rows: list[Row], grid: list[float]) -> list[list[str]]:
@@ -158,7 +163,8 @@ def _pairing(over: str, difference: Measurement) -> str:
     return f"{difference.n} {over}, {'paired' if difference.method.startswith('paired') else 'unpaired'}"
 
 
-def _legend(found: BenchRecord) -> list[str]:
+def legend(found: BenchRecord) -> list[str]:
+    """Return what intervals and stars mean, and the counts behind them."""
     if not found.rows:
         return []
     lines = [
@@ -193,8 +199,9 @@ def _ceilings(found: BenchRecord) -> list[str]:
     ]
 
 
-def _remarks(found: BenchRecord) -> list[str]:
-    lines = []
+def remarks(found: BenchRecord) -> list[str]:
+    """Return ceilings, what weakens the numbers, and what is missing."""
+    lines = _ceilings(found)
     if found.poor() or any(row.converged is False for row in found.rows):
         lines.append(
             "an attack that is not converged, or draws worse than the mean image, supports no claim that a defence "
@@ -220,7 +227,8 @@ def _seeds(seeds: list[str]) -> str:
     return f", seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" if seeds else ""
 
 
-def _origin(found: BenchRecord) -> str:
+def origin(found: BenchRecord) -> str:
+    """Return the bench's name, variant and recipe, and the processors that made it."""
     machines = [made.machine["processor" if made.machine["device"] == "cpu" else "device"] for made in found.made]
     made = dict.fromkeys(f"{name}, {made.precision}" for name, made in zip(machines, found.made, strict=True))
     said = "; ".join(made) or "nothing made yet"

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bench as one HTML page that needs nothing but itself, and its tables as CSV and LaTeX for papers and scripts."""
+
+import base64
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from semlink._errors import SemlinkError
+from semlink._files import write_text
+from semlink.bench import record
+from semlink.bench.results import BenchRecord
+from semlink.report import claims
+from semlink.report.bench import legend, origin, remarks, tables
+from semlink.report.template import render
+
+_CELL = re.compile(r"^ *(?P<mean>[^\[]+?) *(?P<range>\[.*\])(?P<star> \*)?$")
+
+
+class Cell(NamedTuple):
+    """A cell of a table: a number, its interval, and a star if it is significant; or a text alone."""
+
+    text: str
+    range: str = ""
+
+
+def write(folder: Path, out: Path) -> list[Path]:
+    """Write the page of the bench whose record and figures lie in ``folder``.
+
+    Args:
+        folder: where 'semlink bench --out' wrote, or a bench's folder in the store.
+        out: the HTML file; tables go beside it, with the suffixes .csv and .tex.
+
+    Returns:
+        The three files.
+
+    Raises:
+        SemlinkError: there is no record, it is damaged, or it has no numbers yet.
+    """
+    found = record.read(folder / "record.json", BenchRecord)
+    if not found.rows:
+        raise SemlinkError(f"{folder} has no numbers yet; run 'semlink bench {found.name}' first")
+    shown = tables(found)
+    recipe = {key: found.recipe[key] for key in ("links", "attacks", "evaluation") if found.recipe.get(key)}
+    page = render(
+        "bench.html.j2",
+        title=found.title,
+        lead=origin(found),
+        figures=list(_figures(found, folder)),
+        tables=[_cells(table) for table in shown],
+        notes=[*legend(found), *remarks(found)],
+        missing=len(found.missing),
+        cells=len(found.cells),
+        judgements=_judgements(found),
+        command=f"semlink bench {found.name}" + ("" if found.variant == "default" else f" --variant {found.variant}"),
+        versions=sorted({f"Semlink {made.semlink}, torch {made.libraries.get('torch', '?')}" for made in found.made}),
+        written=found.written,
+        sha256=found.recipe_sha256,
+        recipe=json.dumps(recipe, indent=1),
+    )
+    write_text(out, page)
+    write_text(out.with_suffix(".csv"), as_csv(found))
+    write_text(out.with_suffix(".tex"), "\n".join(as_latex(table) for table in shown))
+    return [out, out.with_suffix(".csv"), out.with_suffix(".tex")]
+
+
+def as_csv(found: BenchRecord) -> str:
+    """Return every number of a bench, one a line."""
+    buffer = io.StringIO()
+    lines = csv.writer(buffer, lineterminator="\n")
+    lines.writerow(["link", "attack", "metric", "snr_db", "mean", "low", "high", "unit", "n", "method", "seeds"])
+    for row in found.rows:
+        m, seeds = row.shown, " ".join(map(str, row.seeds))
+        snr_db = "" if row.snr_db is None else f"{row.snr_db:g}"
+        lines.writerow(
+            [row.link, row.attack or "", row.metric, snr_db, m.mean, m.low, m.high, m.unit, m.n, m.method, seeds]
+        )
+    return buffer.getvalue()
+
+
+def as_latex(table: Sequence[Sequence[str]]) -> str:
+    """Return a table for the package booktabs: means with half the width of their intervals."""
+    head, *rows = table
+    width = len(head) - 1  # without what an interval counts, which belongs into the caption
+    lines = [rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}", r"\toprule"]
+    lines += [" & ".join(map(_escaped, head[:width])) + r" \\", r"\midrule"]
+    for row in rows:
+        lines.append(" & ".join([_escaped(row[0].strip()), *map(_plus_minus, row[1:width])]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _plus_minus(cell: str) -> str:
+    found = _CELL.match(cell)
+    if found is None:
+        return _escaped(cell)
+    low, high = (float(each) for each in found["range"].strip("[]").split(","))
+    places = len(found["mean"].partition(".")[2])
+    star = "^{*}" if found["star"] else ""
+    return rf"${found['mean']} \pm {(high - low) / 2:.{places}f}{star}$"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([&%$#_{}])", r"\\\1", text)
+
+
+def _cells(table: Sequence[Sequence[str]]) -> list[list[Cell]]:
+    return [[_cell(text) for text in row] for row in table]
+
+
+def _cell(text: str) -> Cell:
+    found = _CELL.match(text)
+    if found is None:
+        return Cell(text.strip())
+    return Cell(found["mean"] + (found["star"] or ""), re.sub(r"(?<=[\[ ]) +|(?<=\[) ", "", found["range"]))
+
+
+def _figures(found: BenchRecord, folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the title and the picture, as a data URI, of each figure that was drawn, the recipe's first."""
+    titles = {
+        name.replace(" ", "-"): said.get("title") or name for name, said in found.recipe.get("figures", {}).items()
+    }
+    for path in sorted(folder.glob("*.png"), key=lambda path: ([*titles, path.stem].index(path.stem), path.stem)):
+        yield titles.get(path.stem, path.stem), f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _judgements(found: BenchRecord) -> list[claims.Judgement]:
+    """Return the papers' claims that rest on this bench alone."""
+    resting = [each for each in claims.claims() if {test.record for test in each.tests} == {found.name}]
+    return [claims.judge(each, [found]) for each in resting]
