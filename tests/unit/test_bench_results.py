@@ -20,6 +20,7 @@ from semlink.bench.record import Measurement
 from semlink.bench.results import BenchRecord
 from semlink.bench.rows import BASELINES, Measured, rows
 from semlink.metrics import Interval
+from semlink.report.bench import tables
 
 GRID = (12.0, 4.0)
 SCALE = {"accuracy": 100}
@@ -498,3 +499,21 @@ def test_a_variant_has_a_folder_of_its_own(small):
     names = [recipe, recipe.model_copy(update={"variant": "uses-128"}), recipe.model_copy(update={"name": "a/fig3"})]
     folders = [results.folder_of(each, small.store).relative_to(small.store.root).as_posix() for each in names]
     assert folders == ["benches/small", "benches/small@uses-128", "benches/a-fig3"]
+
+
+def test_what_links_cost_stands_in_the_record_and_in_its_tables(small):
+    assert [each.link for each in small.record.costs] == list(small.record.recipe["links"])
+    for each in small.record.costs:
+        trained = [
+            record.read(small.folder("train", each.link, seed) / "run" / "record.json", record.TrainRecord)
+            for seed in (0, 1)
+        ]
+        assert (each.parameters, each.multiply_adds) == (trained[0].parameters, trained[0].multiply_adds)
+        seconds = [row["epoch_seconds"] for one in trained for row in one.history]
+        assert each.epoch_seconds == pytest.approx(np.median(seconds), abs=1e-3)
+        assert each.epochs == len(trained[0].history)
+    head, *lines = tables(small.record)[-1]
+    assert head[:3] == ["Cost", "parameters", "in training alone"]
+    assert [line[0] for line in lines] == [each.link for each in small.record.costs]
+    assert lines[0][1] == f"{small.record.costs[0].parameters['total']:,}"
+    assert {len(line) for line in lines} == {len(head)}

@@ -3,6 +3,7 @@
 
 import contextlib
 import shutil
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +44,24 @@ class Difference(record.Strict):
     difference: Measurement
     p_value: float
     p_holm: float
+
+
+class LinkCost(record.Strict):
+    """What a link takes, by its parts; of a training that was not done here, what its record says.
+
+    ``parameters`` and ``multiply_adds`` (an image) are those of the parts that a user holds, and of ``adversary`` the
+    ones that training alone needs. ``epoch_seconds`` is the median over epochs and seeds, on ``machine``, which may
+    have been busy.
+    """
+
+    link: str
+    parameters: dict[str, int]
+    multiply_adds: dict[str, int]
+    channel_uses: int
+    payload_bits: float | None
+    epochs: int
+    epoch_seconds: float
+    machine: str
 
 
 class Made(record.Strict):
@@ -121,6 +140,7 @@ class BenchRecord(record.Strict):
     rows: list[Row]
     differences: list[Difference]
     ceilings: list[Ceilings] = []  # noqa: RUF012
+    costs: list[LinkCost] = []  # noqa: RUF012
     written: str
 
     def poor(self) -> set[tuple[str, str]]:
@@ -204,8 +224,33 @@ def gather(graph: Graph, store: Store) -> BenchRecord:
             if isinstance(each.record, record.JudgeRecord)
             for bounds in each.record.ceilings_bits
         ],
+        costs=_costs(measured),
         written=now(),
     )
+
+
+def _costs(measured: Iterable[Measured]) -> list[LinkCost]:
+    """Return the cost of each link that was trained or fetched, by the record of its first seed."""
+    trained: dict[str, list[record.TrainRecord]] = {}
+    for each in measured:
+        if each.attack is None and isinstance(each.record, record.TrainRecord):
+            trained.setdefault(each.link, []).append(each.record)
+    found = []
+    for link, (first, *others) in trained.items():
+        seconds = [row["epoch_seconds"] for each in (first, *others) for row in each.history]
+        found.append(
+            LinkCost(
+                link=link,
+                parameters=first.parameters,
+                multiply_adds=first.multiply_adds,
+                channel_uses=first.channel_uses,
+                payload_bits=first.payload_bits,
+                epochs=len(first.history),
+                epoch_seconds=round(statistics.median(seconds), 3) if seconds else 0.0,
+                machine=str(first.machine["processor" if first.machine["device"] == "cpu" else "device"]),
+            )
+        )
+    return found
 
 
 def data_key(name: str, variant: str) -> str:

@@ -32,7 +32,8 @@ def tables(found: BenchRecord) -> list[list[list[str]]]:
     for row in found.rows:
         held.setdefault((row.attacked, row.metric.partition(".")[0]), []).append(row)
     order = [metric.partition(".")[0] for metric in found.recipe["evaluation"]["metrics"]]
-    return [_table(found, held[key]) for key in sorted(held, key=lambda key: (key[0], order.index(key[1])))]
+    numbers = [_table(found, held[key]) for key in sorted(held, key=lambda key: (key[0], order.index(key[1])))]
+    return numbers + ([_costs(found)] if found.costs else [])
 
 
 def planned(graph: Graph, store: Store, costs: dict[str, Cost], workers: int) -> str:
@@ -99,6 +100,18 @@ def _table(found: BenchRecord, rows: list[Row]) -> list[list[str]]:
     for name, row in baselines(rows).items():
         lines.append([name, texts[row.key], *[""] * (len(grid) - 1), _units(found, row)])
     return lines + _differences(found, rows, grid)
+
+
+def _costs(found: BenchRecord) -> list[list[str]]:
+    """Return the cells of what each link takes."""
+    parts = list(dict.fromkeys(part for each in found.costs for part in each.multiply_adds))
+    lines = [["Cost", "parameters", "in training alone", *(f"multiply-adds, {part}" for part in parts), "channel uses"]]
+    lines[0] += ["s an epoch", "on"]
+    for each in found.costs:
+        hers = each.parameters.get("adversary", 0)
+        counts = [f"{each.parameters['total']:,}", f"{hers:,}", *(f"{each.multiply_adds.get(p, 0):,}" for p in parts)]
+        lines.append([each.link, *counts, str(each.channel_uses), f"{each.epoch_seconds:.1f}", each.machine])
+    return lines
 
 
 def _differences(found: BenchRecord, rows: list[Row], grid: list[float]) -> list[list[str]]:
