@@ -487,3 +487,22 @@ def test_two_processes_share_a_training(tmp_path):
     assert {path.name for path in folder.iterdir()} == WHILE_TRAINING | {"record.json", "weights.safetensors"}
     assert evaluate(folder).status == 0
     refused(train(folder, "--devices", 2, "--seed", 1), "seed 0 there, 1 here")  # before any process is started
+
+
+def test_curves_for_tensorboard(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    said = train(tmp_path / "run", "--tensorboard", tmp_path / "board")
+    assert said.status == 0, said.err
+    history = json.loads((tmp_path / "run" / "record.json").read_text())["history"]
+    events = EventAccumulator(str(tmp_path / "board")).Reload()
+    for name, part in (("loss", "losses"), ("accuracy", "validation")):
+        shown = [(each.step, each.value) for each in events.Scalars(name)]
+        assert shown == [(row["epoch"], pytest.approx(row[part][name], rel=1e-6)) for row in history]
+    # where it is not installed, this is said, and nothing is left behind
+    monkeypatch.setattr("lightning_fabric.loggers.tensorboard._TENSORBOARD_AVAILABLE", False)
+    monkeypatch.setattr("lightning_fabric.loggers.tensorboard._TENSORBOARDX_AVAILABLE", False)
+    said = train(tmp_path / "other", "--tensorboard", tmp_path / "board")
+    assert (said.status, said.out) == (2, "")
+    assert said.err == "error: TensorBoard is not installed; install it with: pip install 'semlink[tensorboard]'\n"
+    assert not (tmp_path / "other").exists()

@@ -30,7 +30,7 @@ from semlink.bench.scoring import score
 from semlink.data import DataSet, ImageSet, describe
 from semlink.phy import Received
 from semlink.schemes import Key, Link
-from semlink.training import Batches, Fit, Watcher, checkpoint, make_fabric, seeded
+from semlink.training import Batches, Fit, Watcher, checkpoint, make_board, make_fabric, seeded
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -62,11 +62,12 @@ def train(
     key: Key | None = None,
     devices: int = 1,
     start: str | Path | None = None,
+    board: Path | None = None,
 ) -> record.TrainRecord:
     """Train the link of ``recipe`` in ``folder``, or resume, or return the record if that is done.
 
     ``start`` is the trained link whose weights it begins with, where names and shapes agree: a run folder, or one of
-    the zoo; the recipe holds the SHA-256 of these weights.
+    the zoo; the recipe holds the SHA-256 of these weights. ``board`` is a folder for TensorBoard.
 
     Raises:
         SemlinkError: the folder is in use, is not a run folder, holds another recipe or is damaged; a key is missing;
@@ -74,9 +75,11 @@ def train(
         TrainingDiverged: the loss is not finite.
     """
     link = links.build(recipe)  # before anything is written: a recipe that cannot be built leaves no folder behind
+    if board is not None:
+        make_board(board)
     if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process owns the folder; those that it starts compute
         _give_key(link, recipe, folder, key)
-        return _train(link, recipe, folder, device, devices, watch, start)
+        return _train(link, recipe, folder, device, devices, watch, start, board)
     _refuse_foreign(folder)
     with exclusive(folder):
         checkpoint.sweep(folder, "recipe.json", "checkpoint", "log.jsonl", "weights.safetensors", "record.json")
@@ -85,7 +88,7 @@ def train(
             checkpoint.remove(folder)
             return links.read_run(folder)
         _give_key(link, recipe, folder, key)
-        return _train(link, recipe, folder, device, devices, watch, start, started_by)
+        return _train(link, recipe, folder, device, devices, watch, start, board, started_by)
 
 
 def _train(
@@ -96,10 +99,11 @@ def _train(
     devices: int,
     watch: Watcher,
     start: str | Path | None,
+    board: Path | None,
     started_by: str = "",
 ) -> record.TrainRecord:
     begun, sets = time.perf_counter(), links.image_sets(recipe)
-    plan, fabric = schedule(recipe), make_fabric(device, recipe.precision, devices)
+    plan, fabric = schedule(recipe), make_fabric(device, recipe.precision, devices, board)
     history, taken = fit(link, recipe, sets, plan, folder, fabric, watch, start)
     if fabric.is_global_zero:
         checkpoint.save_tensors(folder / "weights.safetensors", links.weights_in(link.scheme))

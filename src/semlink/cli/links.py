@@ -77,13 +77,13 @@ class Train(Common):
     task: str | None = None
     """classify, attributes or reconstruct; the data set's own if left out, reconstruct for several users."""
     channel: str | None = None
-    """awgn, rayleigh or rician; interference, which is meant if left out, for schemes of several users."""
+    """awgn, rayleigh, rician or interference, which is meant if left out for schemes of several users."""
     snr_db: float = 12.0
     """Es/N0 in training, in dB; schemes of several users train over a range of their own, and are validated here."""
     channel_uses: int = 64
     """Complex symbols per image, a multiple of 8; of each antenna for several users."""
     preset: str = "cpu"
-    """smoke, short, tune, cpu or paper."""
+    """smoke, short, tune, cpu, converged or paper."""
     options: list[str] = field(default_factory=list)
     """The scheme's own options, as NAME=VALUE."""
     start: str | None = None
@@ -94,6 +94,8 @@ class Train(Common):
     """Processes (CPU) or GPUs that share each batch."""
     key_file: Path | None = None
     """File with your key, 64 hex digits; SEMLINK_KEY in the environment does as well."""
+    tensorboard: Path | None = None
+    """Folder that takes every epoch's losses and validation for TensorBoard."""
 
     def run(self) -> None:
         """Train and print the record."""
@@ -125,7 +127,7 @@ class Train(Common):
         if self.precision == "auto" and (held := held_precision(folder)):
             recipe = recipe.model_copy(update={"precision": held})
         with ScreenProgress(self.scheme) as watch:
-            done = train(recipe, folder, device, watch, key, self.devices, self.start)
+            done = train(recipe, folder, device, watch, key, self.devices, self.start, self.tensorboard)
         if os.environ.get("LOCAL_RANK", "0") == "0":
             say(done.model_dump_json() if self.json else text.trained(done, folder))
 

@@ -3,7 +3,7 @@
 
 from semlink.training.batches import Batches, seeded
 from semlink.training.device import describe_machine, resolve_device, resolve_precision
-from semlink.training.loop import Fit, Moment, TrainingDiverged, Watcher, make_fabric
+from semlink.training.loop import Fit, Moment, TrainingDiverged, Watcher, make_board, make_fabric
 from semlink.training.progress import ScreenProgress
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "TrainingDiverged",
     "Watcher",
     "describe_machine",
+    "make_board",
     "make_fabric",
     "resolve_device",
     "resolve_precision",

@@ -27,6 +27,7 @@ from semlink.training.device import Precision
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from lightning_fabric.loggers.logger import Logger
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,14 @@ class Watcher(Protocol):
         ...
 
 
-def make_fabric(device: torch.device, precision: Precision, devices: int = 1) -> "Fabric":
-    """Return a launched Fabric: ``devices`` > 1 starts that many processes of this command (DDP)."""
+def make_fabric(device: torch.device, precision: Precision, devices: int = 1, board: Path | None = None) -> "Fabric":
+    """Return a launched Fabric: ``devices`` > 1 starts that many processes of this command (DDP).
+
+    ``board`` is a folder that takes every epoch's losses and validation for TensorBoard.
+
+    Raises:
+        SemlinkError: a ``board`` is asked for, and TensorBoard is not installed.
+    """
     from lightning_fabric import Fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision on standard error
@@ -60,9 +67,22 @@ def make_fabric(device: torch.device, precision: Precision, devices: int = 1) ->
         devices=index,
         strategy="ddp" if devices > 1 else "auto",
         precision="bf16-mixed" if precision == "bf16" else "32-true",
+        loggers=[] if board is None else [make_board(board)],
     )
     fabric.launch()
     return fabric
+
+
+def make_board(folder: Path) -> "Logger":
+    """Return what writes to ``folder`` for TensorBoard; SemlinkError if that is not installed."""
+    from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+
+    try:
+        return TensorBoardLogger(folder, name="", version="")
+    except ModuleNotFoundError:
+        raise SemlinkError(
+            "TensorBoard is not installed; install it with: pip install 'semlink[tensorboard]'"
+        ) from None
 
 
 @dataclass
@@ -132,6 +152,7 @@ class Fit:
             with fabric.autocast():
                 row["validation"] = self.validate()
             row["epoch_seconds"] = round(time.perf_counter() - tick, 3)
+            fabric.log_dict({**row["losses"], **row["validation"]}, step=epoch + 1)
             history.append(row)
             show(epoch, 1.0, row["losses"])  # the end of an epoch, with its own validation
             best = self._keep(history, best)
