@@ -410,3 +410,51 @@ def test_numbers_on_the_axis_that_would_overlap_are_left_out():
     assert figures._ticks([4, 8, 12, 12.5, 16, 20]) == [4, 8, 12, 16, 20]
     assert figures._ticks([12.0]) == [12.0]
     assert len(figures._ticks(list(range(100)))) <= 14
+
+
+# One metric over another
+
+
+def pareto(small, **update):
+    figure = {"metric": "psnr_db", "over": "accuracy", "at_db": 12.0} | update
+    content = small.graph.recipe.model_dump() | {"figures": {"pareto": figure}}
+    return recipes.BenchRecipe.model_validate(content)
+
+
+def test_a_metric_over_another_has_a_point_for_each_link(small, drawn):
+    graph = build(pareto(small), small.store)
+    (cell,) = figures_of(graph)
+    assert {step for step, *_ in cell.spec["of"].values()} == {"evaluate", "judge"}
+    inputs = {role: small.store.folder(name) for role, name in cell.inputs.items()}
+    found = drawing.read_rows(cell.spec, inputs)
+    curves = drawing.curves(cell.spec, found)
+    assert [curve.label.split(":")[0] for curve in curves] == list(small.graph.recipe.links)
+    at = {(row.link, row.attack, row.metric): row.shown for row in small.record.rows if row.snr_db == 12}
+    for curve, link in zip(curves, small.graph.recipe.links, strict=True):
+        own = at[link, None, "accuracy"]
+        held = [at[link, attack, "psnr_db"] for attack in small.graph.recipe.attacks if (link, attack, "psnr_db") in at]
+        strongest = max(held, key=lambda each: each.mean)
+        assert curve.points == {own.mean: strongest}
+        assert curve.across == {own.mean: own}
+    drawing.draw(small.store.root / "pareto.png", cell.spec, found)
+    axes = drawn[-1].axes[0]
+    assert axes.get_xlabel() == "Accuracy (%) of the link, at 12 dB"
+    assert axes.get_ylabel() == "PSNR (dB), strongest attack"
+
+
+@pytest.mark.parametrize(
+    ("update", "said"),
+    [
+        ({"at_db": 13.0}, "a figure over 'accuracy' is drawn at_db one SNR of the grid"),
+        ({"over": "ssim"}, "over is 'ssim', which link '"),
+        ({"over": "lpips"}, "'lpips' is not measured; add it to evaluation.metrics"),
+    ],
+)
+def test_a_metric_that_is_not_there_is_no_axis(tmp_path, update, said):
+    figure = {"metric": "psnr_db", "over": "accuracy", "at_db": 12.0} | update
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in figure.items())
+    text = 'title = "t"\n[links.a]\nscheme = "deepjscc"\n[attacks.x]\n[evaluation]\n'
+    text += 'metrics = ["accuracy", "psnr_db", "ssim"]\n'
+    (tmp_path / "b.toml").write_text(text + "[figures.f]\n" + lines)
+    with pytest.raises(SemlinkError, match=said):
+        recipes.load(str(tmp_path / "b.toml"))

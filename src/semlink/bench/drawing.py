@@ -7,6 +7,7 @@ What is wanted is a ``spec`` of plain values: ``name`` and ``title`` of the figu
 of name and the SNR in dB that it was trained at, if it was at one, ``attacks``, ``own`` (whether the links themselves
 are shown too) and ``of``, which says of each input by its role of which step, link, attack and seed it is. A figure
 ``over`` an option of schemes also has ``at_db``, its SNR, and ``series``, what each link is one of and its value of it.
+Over another metric of the links, a figure has a point for each link: of its attacks the strongest at ``at_db``.
 """
 
 import textwrap
@@ -34,13 +35,16 @@ def read_rows(spec: dict[str, Any], inputs: dict[str, Path]) -> list[Row]:
         Measured(link, attack, seed, record.of_step(inputs[role], step))
         for role, (step, link, attack, seed) in spec["of"].items()
     ]
-    return list(rows(measured, [link for link, _ in spec["links"]], spec["attacks"], [spec["metric"]]))
+    metrics = [spec["metric"], *([spec["over"]] if _is_against(spec) else [])]
+    return list(rows(measured, [link for link, _ in spec["links"]], spec["attacks"], metrics))
 
 
 def curves(spec: dict[str, Any], found: Iterable[Row]) -> list[Curve]:
     """Return the curves of a figure, in the order of ``found``."""
     if "series" in spec:
         return _over_option(spec, found)
+    if _is_against(spec):
+        return _over_metric(spec, list(found))
     designs, drawn = dict(spec["links"]), dict[str, Curve]()
     for row in _shown(spec, found):
         if row.snr_db is not None:
@@ -60,6 +64,26 @@ def _over_option(spec: dict[str, Any], found: Iterable[Row]) -> list[Curve]:
             label, value = spec["series"][row.link]
             drawn.setdefault(label, Curve(label, {}, None)).points[value] = row.shown
     return list(drawn.values())
+
+
+def _is_against(spec: dict[str, Any]) -> bool:
+    """Say whether a figure shows one metric over another."""
+    return "over" in spec and "series" not in spec
+
+
+def _over_metric(spec: dict[str, Any], found: Sequence[Row]) -> list[Curve]:
+    """Return a point for each link: what it reaches itself, and what the strongest of its attacks does."""
+    drawn = []
+    for link, _ in spec["links"]:
+        here = [row for row in found if row.link == link and row.snr_db == spec["at_db"]]
+        reached = [row.shown for row in here if row.attack is None and row.metric == spec["over"]]
+        attacked = [row for row in here if row.attack in spec["attacks"] and row.metric == spec["metric"]]
+        if reached and attacked:
+            strongest = max(attacked, key=lambda row: row.shown.mean)
+            weak = " (not converged)" * any(row.converged is False for row in attacked)
+            at = reached[0].mean
+            drawn.append(Curve(f"{link}: {strongest.attack}{weak}", {at: strongest.shown}, None, {at: reached[0]}))
+    return drawn
 
 
 def draw(path: Path, spec: dict[str, Any], found: Sequence[Row], remark: str = "") -> None:
@@ -83,14 +107,15 @@ def draw(path: Path, spec: dict[str, Any], found: Sequence[Row], remark: str = "
         curves(spec, found),
         title=textwrap.fill(spec["title"], 56),
         note="\n".join(filter(None, (remark, note))),
-        xlabel=_axis(spec) if "series" in spec else f"SNR Es/N0 of {of} (dB)",
-        ylabel=title(spec["metric"]),
+        xlabel=_axis(spec) if "over" in spec else f"SNR Es/N0 of {of} (dB)",
+        ylabel=title(spec["metric"]) + (", strongest attack" if _is_against(spec) else ""),
         levels={label: row.shown.mean for label, row in baselines(shown).items()},
     )
 
 
 def _axis(spec: dict[str, Any]) -> str:
-    return f"{AXES.get(spec['over'], spec['over'])}, at {spec['at_db']:g} dB"
+    name = f"{title(spec['over'])} of the link" if _is_against(spec) else AXES.get(spec["over"], spec["over"])
+    return f"{name}, at {spec['at_db']:g} dB"
 
 
 def baselines(found: Iterable[Row]) -> dict[str, Row]:

@@ -4,7 +4,7 @@
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,15 @@ _DASHES = ("-", (0, (6, 2)), (0, (2, 2)), (0, (6, 2, 1, 2)), (0, (10, 3)), (0, (
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a figure: measurements by SNR in dB, and the SNR that the link or attack was trained at, if known."""
+    """A line of a figure: measurements by SNR in dB, and the SNR that the link or attack was trained at, if known.
+
+    Over something that was measured itself, ``across`` has its measurements by their means.
+    """
 
     label: str
     points: dict[float, Measurement]
     design_snr_db: float | None
+    across: dict[float, Measurement] = field(default_factory=dict)
 
 
 def curves_file(
@@ -89,21 +93,28 @@ def _ticks(values: Sequence[float]) -> list[float]:
     return kept
 
 
+def _sides(found: Sequence[Measurement]) -> list[list[float]]:
+    """Return how far intervals reach below and above their means."""
+    return [[m.mean - m.low for m in found], [m.high - m.mean for m in found]]
+
+
 def draw_curves(
     curves: Sequence[Curve], ylabel: str, xlabel: str = "SNR Es/N0 (dB)", mark: str = "trained at"
 ) -> tuple[Any, Any]:
     """Return a figure and its axes; ``mark`` says what is so at the SNR that is marked.
 
-    Lines that coincide stay apart: each has its marker and dash, and is moved sideways by a hair.
+    Lines that coincide stay apart: each has its marker and dash, and is moved sideways by a hair, but not where places
+    on the axis were measured.
     """
     from matplotlib.figure import Figure
 
     every = sorted({snr for curve in curves for snr in curve.points})
     gaps = [right - left for left, right in itertools.pairwise(every)] or [1.0]
-    hair = min(0.012 * sum(gaps), 0.3 * min(gaps) / len(curves))
+    free = any(curve.across for curve in curves)
+    hair = 0.0 if free else min(0.012 * sum(gaps), 0.3 * min(gaps) / len(curves))
     figure = Figure(figsize=(400 / 72, (270 + 18 * len(curves)) / 72), dpi=72, layout="constrained")
     axes = figure.add_subplot()
-    axes.set(xlabel=xlabel, ylabel=ylabel, xticks=_ticks(every))
+    axes.set(xlabel=xlabel, ylabel=ylabel, **({} if free else {"xticks": _ticks(every)}))
     axes.grid(axis="y", alpha=0.15, linewidth=0.8)
     lines = []
     for i, curve in enumerate(curves):
@@ -114,7 +125,8 @@ def draw_curves(
             axes.errorbar(
                 [snr + hair * (i - (len(curves) - 1) / 2) for snr in snrs],
                 means,
-                [[m.mean - m.low for m in found], [m.high - m.mean for m in found]],
+                _sides(found),
+                _sides([curve.across[snr] for snr in snrs]) if curve.across else None,
                 color=COLOURS[i % len(COLOURS)],
                 marker=_MARKERS[(i + again) % len(_MARKERS)],
                 linestyle=_DASHES[(i + 2 * again) % len(_DASHES)],

@@ -204,14 +204,15 @@ class _Builder:
 
     def draw(self, name: str, figure: FigureEntry, recipe: BenchRecipe) -> None:
         """Add the cell of a figure; none if nothing is measured that it shows."""
-        own, wanted = figure.attacks is None, figure.attacks or recipe.attacks
+        against = measures.is_metric(figure.over)
+        own, wanted = figure.attacks is None and not against, figure.attacks or recipe.attacks
         attacks = [name for name in recipe.attacks if name in wanted]
         shown = [
             cell
             for cell in self.cells
             if cell.link in (figure.links or recipe.links)
             and (
-                (cell.step == "evaluate" and own)
+                (cell.step == "evaluate" and (own or against))
                 or (cell.step == "judge" and cell.attack in attacks and figure.metric in cell.spec["metrics"])
             )
         ]
@@ -228,7 +229,9 @@ class _Builder:
             "own": own,
             "of": {str(i): [cell.step, cell.link, cell.attack, cell.seed] for i, cell in enumerate(shown)},
         }
-        if figure.over != "snr_db":
+        if against:
+            spec |= {"over": figure.over, "at_db": figure.at_db}
+        elif figure.over != "snr_db":
             entries, over = {link: recipe.links[link] for link in links}, figure.over
             series = {
                 name: [measures.series(link, over), measures.option(link, over)] for name, link in entries.items()

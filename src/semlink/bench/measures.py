@@ -65,6 +65,11 @@ PARTED = (*ANSWERED, "label_bits")
 BY_USER = ("accuracy", "psnr_db", "ssim", "ssim_global")
 
 
+def is_metric(name: str) -> bool:
+    """Say whether ``name`` is a metric or a part of one."""
+    return name.partition(".")[0] in TITLES
+
+
 def wanted(name: str, metrics: Sequence[str]) -> bool:
     """Say whether ``name``, as ``auc.Male``, is among ``metrics`` or one of them in all its parts."""
     return name in metrics or name.partition(".")[0] in metrics

@@ -169,6 +169,7 @@ class FigureEntry(_Strict):
     """A metric of ``links`` and ``attacks`` (None: of all), drawn over the SNR grid.
 
     ``over`` an option of the links' schemes, as ``users``, it is drawn of the links alone, at ``at_db`` of the grid.
+    Over another metric, as ``accuracy``, it has a point for each link: its own, and what its strongest attack reaches.
     """
 
     metric: Metric

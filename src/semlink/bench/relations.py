@@ -170,6 +170,12 @@ def _check_over(figure: "FigureEntry", content: "Content") -> None:
     if figure.at_db not in grid:
         shown = ", ".join(f"{level:g}" for level in grid)
         raise SemlinkError(f"a figure over '{figure.over}' is drawn at_db one SNR of the grid: {shown}")
+    if measures.is_metric(figure.over):
+        _check_measured(figure.over, content.evaluation.metrics)
+        for name in figure.links or content.links:
+            if name in content.links and figure.over not in (offered := _offered(content.links[name])):
+                raise SemlinkError(f"over is '{figure.over}', which link '{name}' has not: it offers {_few(offered)}")
+        return
     if figure.attacks is not None:
         raise SemlinkError(f"a figure over '{figure.over}' shows links; leave 'attacks' out")
     for name in figure.links or content.links:
