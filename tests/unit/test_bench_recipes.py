@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from semlink._errors import SemlinkError
-from semlink.bench import mistakes, recipes
+from semlink.bench import measures, mistakes, recipes
 from semlink.schemes import DeepJSCC, schemes
 
 LINK = '[links.a]\nscheme = "deepjscc"\n'
@@ -553,3 +553,10 @@ def test_the_line_of_each_key_is_where_it_was_written(data, tables, end):
 def test_the_landed_record_of_the_beginning_is_of_the_packaged_recipe():
     landed = Path(__file__).parents[2] / "results" / "start" / "record.json"
     assert json.loads(landed.read_text())["recipe_sha256"] == recipes.load("start").sha256
+
+
+def test_a_figure_over_channel_uses():
+    read = recipes.load("paper-a/channel-uses")
+    found = [measures.option(link, "channel_uses") for link in read.links.values()]
+    assert found == [16, 32, 64, 128] * 2
+    assert {measures.series(link, "channel_uses") for link in read.links.values()} == {"deepjscc", "deepjscc-lbvq"}

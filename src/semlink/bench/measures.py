@@ -53,6 +53,7 @@ TITLES = {
 
 #: What options of schemes are called on the axis of a figure.
 AXES = {
+    "channel_uses": "Channel uses an image",
     "users": "Users K",
     "csi_error": "Mean square error of the CSI",
     "cross_gain_db": "Gain of other users (dB)",
@@ -92,10 +93,12 @@ def series(link: "LinkEntry", over: str) -> str:
 
 
 def option(link: "LinkEntry", name: str) -> float | None:
-    """Return the number that a link's scheme has as its option ``name``; None if it has no such number."""
+    """Return a link's channel uses, or the number that its scheme has as its option ``name``; None if there is none."""
     from semlink.schemes import schemes
     from semlink.schemes.options import options
 
+    if name == "channel_uses":
+        return link.channel_uses
     known = {each.name: each.default for each in options(schemes[link.scheme])}
     value = link.options.get(name, known.get(name))
     return value if isinstance(value, int | float) and not isinstance(value, bool) and name in known else None
