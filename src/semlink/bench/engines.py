@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where cells are done: in this process, or in a pool of local processes.
+"""Where cells are done: in this process, or in a pool of local processes; on a cluster, see ray_engine.py.
 
 An engine offers ``slots`` and starts cells; a task is asked whether it has ended, and can be stopped.
 """
@@ -39,7 +39,10 @@ class Task(Protocol):
 class Engine(Protocol):
     """Does cells."""
 
-    slots: int
+    @property
+    def slots(self) -> int:
+        """How many at a time."""
+        ...
 
     def start(self, store: Store, name: str, watch: Watcher) -> Task:
         """Start the cell ``name``; ``watch`` is shown its progress."""

@@ -12,6 +12,9 @@ from semlink._errors import SemlinkError
 from semlink.cli.common import argument, deliver, say
 
 if TYPE_CHECKING:
+    import torch
+
+    from semlink.bench.engines import Engine
     from semlink.bench.estimate import Cost
     from semlink.bench.graph import Graph
     from semlink.bench.results import BenchRecord
@@ -56,8 +59,10 @@ class Bench(_Stored):
     """A reading that the recipe names."""
     plan: bool = False
     """Only show what would be done, how long it takes and how much disk it needs."""
-    engine: Literal["processes", "in-process"] = "processes"
-    """A process of one thread for each cell at work, or one cell after the other in this process."""
+    engine: Literal["processes", "in-process", "ray"] = "processes"
+    """A process of one thread for each cell at work, one cell after the other in this process, or a Ray cluster."""
+    address: str | None = None
+    """HOST:PORT of a Ray cluster, or auto for that of this machine; a new one on this machine if left out."""
     workers: int | None = None
     """Processes at a time; as many as processor cores or CUDA devices if left out, 8 at most."""
     device: str = "auto"
@@ -77,16 +82,20 @@ class Bench(_Stored):
             raise SemlinkError(f"--workers is {self.workers}: at least 1 is needed")
         if self.out and self.out.exists() and not self.out.is_dir():
             raise SemlinkError(f"--out is {self.out}, which is a file; give a folder")
+        if self.address is not None and self.engine != "ray":
+            raise SemlinkError(f"--address is of a Ray cluster, and the engine is '{self.engine}'; add --engine ray")
+        if self.workers is not None and self.engine == "ray":
+            raise SemlinkError("--workers is of the engine 'processes'; a Ray cluster has as many as its nodes offer")
         recipe = recipes.load(self.name, self.variant)  # a typo is answered before torch is loaded
 
-        from semlink.bench import engines, estimate, results, runner
+        from semlink.bench import estimate, results, runner
         from semlink.bench.board import ScreenBoard
         from semlink.bench.graph import build
         from semlink.report import bench as report
         from semlink.training import resolve_device
 
         device, store = resolve_device(self.device), self._open(make=True)
-        engine = engines.InProcess(device) if self.engine == "in-process" else engines.Processes(device, self.workers)
+        engine = self._engine(device)
         with ScreenBoard(store) as board:
             reason, note = self.same_code, board.note
             graph = build(recipe, store, runner.prover(store, device, reason, note) if reason else runner.warner(note))
@@ -108,6 +117,15 @@ class Bench(_Stored):
         if drawn and not self.json:
             say(*(f"Figure: {each}" for each in drawn if each.suffix == ".png"))
         return 1 if outcome.failed else 0
+
+    def _engine(self, device: "torch.device") -> "Engine":
+        from semlink.bench import engines
+
+        if self.engine == "ray":
+            from semlink.bench.ray_engine import RayEngine
+
+            return RayEngine(device, self.address)
+        return engines.InProcess(device) if self.engine == "in-process" else engines.Processes(device, self.workers)
 
     def _copy(self, files: list[Path]) -> None:
         """Put ``files`` where ``out`` says, if anywhere."""
