@@ -48,7 +48,7 @@ def test_it_reads_clean_images_and_the_record_says_how_well(trained):
     assert not reads.training
     assert found.data == sets.provenance
     assert (found.preset, found.seed, found.precision) == ("smoke", 0, "fp32")
-    assert found.schedule == json.loads(json.dumps(dataclasses.asdict(preset("smoke").grey.link)))
+    assert found.schedule == json.loads(json.dumps(preset("smoke").grey.link.describe()))
     assert found.images == {"attacker": 512, "attacker_validation": min(512, len(sets.attacker_validation))}
     assert found.step_sha256 == code.modules_sha256("semlink.bench.reader")
     rows = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
