@@ -98,6 +98,7 @@ def test_what_is_left_out(bench):
     read = recipes.load(bench('title = "t"\n' + LINK + "[attacks.e]\n" + FIGURE))
     assert read.model_dump(exclude_none=True) == tomllib.loads("""
 title = "t"
+costs = false
 plugins = []
 name = "bench"
 variant = "default"
@@ -307,7 +308,7 @@ except Exception as error:
 
 FIELDS = [
     # unknown keys
-    ('nmae = "x" # <-\n' + LINK, "nmae: unknown key 'nmae'; known: attacks, defaults, evaluation, figures, links"),
+    ('nmae = "x" # <-\n' + LINK, "nmae: unknown key 'nmae'; known: attacks, costs, defaults, evaluation, figures"),
     ('name = "x" # <-\n' + LINK, "name: unknown key 'name'"),
     ('variant = "x" # <-\n' + LINK, "variant: unknown key 'variant'; did you mean 'variants'?"),
     (LINK + "chanel_uses = 8 # <-", "links.a.chanel_uses: unknown key 'chanel_uses'; did you mean 'channel_uses'?"),
@@ -418,6 +419,16 @@ FIELDS = [
     (
         LINK + 'channel = "interference"\n[attacks.x]\nchannel = "overheard-3" # <-',
         "attacks.x.channel: nobody is on 'overheard-3' while link 'a' is on 'interference'; name another channel, or",
+    ),
+    ("costs = 1 # <-\n" + LINK, "costs: expected true or false, not 1"),
+    (
+        "costs = true\n" + LINK + "[attacks.x] # <-",
+        "attacks: a bench of costs has no attacks; leave them out, or 'costs'",
+    ),
+    ("costs = true\n" + LINK + "[figures.f] # <-\nmetric = 'accuracy'", "figures: a bench of costs has no figures"),
+    (
+        "costs = true\n[links.a] # <-\nscheme = 'deepjscc'\nstart = 'zoo:x'",
+        "links.a: a bench of costs takes no trained",
     ),
     (LINK + KEYED + "[attacks.x]\nwith_secret = true # <-", "attacks.x.with_secret: without a secret: a; name in"),
     # defaults

@@ -109,6 +109,9 @@ def build(recipe: BenchRecipe, store: Store, settle: Settle = lambda cell, other
         for seed in entry.seeds:
             spec, source = _link_spec(entry, seed, link_name)
             images = {"images": builder.prepare(entry.data, entry.variant)}
+            if recipe.costs:
+                builder.add("cost", spec, images, link_name, None, seed)
+                continue
             start = {"start": made_of[entry.start]} if entry.start in made_of else {}
             link = builder.add(source, spec, images | start, link_name, None, seed)
             made_of.setdefault(link_name, link)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much work a run does: ``smoke`` proves the path, ``short`` compares many links on two cores, ``tune`` does from
-weights that are trained already, ``cpu`` trains one link well there, ``converged`` trains K users until that helps no
-more, ``paper`` is the full schedule."""
+weights that are trained already, ``brief`` does so for many seeds, ``cpu`` trains one link well there, ``converged``
+trains K users until that helps no more, ``paper`` is the full schedule."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -108,6 +108,13 @@ PRESETS = {
         grey=Scale(_GREY, _link(5, 128, 0.025), 64, _attack(10, 64, 3e-3)),
         perceptual_taps=2,
         network=_network(5),
+        draws=5,
+    ),
+    "brief": Preset(  # of a recipe with so many links and seeds that two cores have two epochs for each
+        colour=Scale(_COLOUR, _link(2, 256, 0.05), 256, _attack(2, 64)),
+        grey=Scale(_GREY, _link(2, 128, 0.025), 64, _attack(4, 64, 3e-3)),
+        perceptual_taps=2,
+        network=_network(2),
         draws=5,
     ),
     "cpu": _CPU,

@@ -181,9 +181,13 @@ class FigureEntry(_Strict):
 
 
 class Content(_Strict):
-    """What a recipe says, whatever its name."""
+    """What a recipe says, whatever its name.
+
+    With ``costs`` nothing is trained to its end, evaluated or attacked: what each link takes is measured, alone.
+    """
 
     title: str
+    costs: bool = False
     plugins: list[str] = []
     links: Annotated[dict[Name, LinkEntry], Field(min_length=1)]
     attacks: dict[Name, AttackEntry] = {}
@@ -206,6 +210,8 @@ class BenchRecipe(Content):
     def sha256(self) -> str:
         """A hash of the content: neither name, title, plugins' places, comments nor the order of keys change it."""
         content = self.model_dump(mode="json", exclude={"name", "title", "plugins"})
+        if not content["costs"]:  # said by silence, as below
+            del content["costs"]
         for link in content["links"].values():
             for key in ("start", "against"):
                 if link[key] is None:  # said by silence, so that recipes older than this key keep their hash

@@ -104,6 +104,26 @@ class TrainRecord(Record):
     history: list[dict[str, Any]]
 
 
+class CostRecord(Record):
+    """What a link takes: sizes by part, seconds to transmit and to receive one image alone, seconds of an epoch.
+
+    ``epoch_seconds`` are those of a share of the images, scaled to all; ``training_bytes`` the most memory of the
+    process meanwhile, what it held before included, or on a GPU of what was allocated there.
+    """
+
+    kind: Literal["cost"] = "cost"
+    parameters: dict[str, int]
+    held: dict[str, int]
+    multiply_adds: dict[str, int]
+    channel_uses: int
+    payload_bits: float | None
+    mean_power: float
+    transmit_seconds: float
+    receive_seconds: float
+    epoch_seconds: float
+    training_bytes: int | None
+
+
 class EvaluateRecord(Record):
     """A link on its test set over an SNR grid.
 
@@ -206,6 +226,7 @@ _OF_STEP: dict[str, tuple[str, type[Record]]] = {
     "train": ("run/record.json", TrainRecord),
     "fetch": ("run/record.json", TrainRecord),
     "evaluate": ("evaluate.json", EvaluateRecord),
+    "cost": ("cost.json", CostRecord),
     "attack": ("attack/record.json", AttackRecord),
     "judge": ("judge.json", JudgeRecord),
 }

@@ -20,6 +20,11 @@ def relations(content: "Content") -> Iterator[tuple[Keys, Callable[..., Any], tu
     from semlink.schemes.options import options, takes_any
 
     links, measured = content.links, content.evaluation.metrics
+    if content.costs:
+        for key in ("attacks", "figures"):
+            yield (key,), _check_empty, (key, getattr(content, key))
+        for name, link in links.items():
+            yield ("links", name), _check_untrained, (link,)
     for name, link in links.items():
         at, shown = ("links", name), data.describe(link.data)
         yield (*at, "variant"), check_name, (f"variant of {link.data}", link.variant, data.variants(link.data))
@@ -70,6 +75,16 @@ def relations(content: "Content") -> Iterator[tuple[Keys, Callable[..., Any], tu
         if named and figure.metric in measured:
             yield (*at, "metric"), _check_drawn, (figure, content)
         yield at, _check_file, (name, content.figures)
+
+
+def _check_empty(key: str, entries: dict[str, Any]) -> None:
+    if entries:
+        raise SemlinkError(f"a bench of costs has no {key}; leave them out, or 'costs'")
+
+
+def _check_untrained(link: "LinkEntry") -> None:
+    if link.weights is not None or link.start is not None:
+        raise SemlinkError("a bench of costs takes no trained weights; leave out 'weights' and 'start'")
 
 
 def _check_one_seed(link: "LinkEntry") -> None:

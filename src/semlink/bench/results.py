@@ -51,7 +51,7 @@ class LinkCost(record.Strict):
 
     ``parameters`` and ``multiply_adds`` (an image) are those of the parts that a user holds, and of ``adversary`` the
     ones that training alone needs. ``epoch_seconds`` is the median over epochs and seeds, on ``machine``, which may
-    have been busy.
+    have been busy. The rest a bench of costs measures alone, at which nothing is trained for any ``epochs``.
     """
 
     link: str
@@ -62,6 +62,10 @@ class LinkCost(record.Strict):
     epochs: int
     epoch_seconds: float
     machine: str
+    held: dict[str, int] = {}  # noqa: RUF012
+    transmit_seconds: float | None = None
+    receive_seconds: float | None = None
+    training_bytes: int | None = None
 
 
 class Made(record.Strict):
@@ -230,14 +234,21 @@ def gather(graph: Graph, store: Store) -> BenchRecord:
 
 
 def _costs(measured: Iterable[Measured]) -> list[LinkCost]:
-    """Return the cost of each link that was trained or fetched, by the record of its first seed."""
-    trained: dict[str, list[record.TrainRecord]] = {}
+    """Return the cost of each link that was measured, trained or fetched, by the record of its first seed."""
+    made: dict[str, list[record.TrainRecord | record.CostRecord]] = {}
     for each in measured:
-        if each.attack is None and isinstance(each.record, record.TrainRecord):
-            trained.setdefault(each.link, []).append(each.record)
+        if each.attack is None and isinstance(each.record, record.TrainRecord | record.CostRecord):
+            made.setdefault(each.link, []).append(each.record)
     found = []
-    for link, (first, *others) in trained.items():
-        seconds = [row["epoch_seconds"] for each in (first, *others) for row in each.history]
+    for link, records in made.items():
+        first, seconds, alone = records[0], list[float](), dict[str, Any]()
+        for each in records:
+            if isinstance(each, record.CostRecord):
+                seconds.append(each.epoch_seconds)
+                names = ("held", "transmit_seconds", "receive_seconds", "training_bytes")
+                alone = alone or {name: getattr(each, name) for name in names}
+            else:
+                seconds += [row["epoch_seconds"] for row in each.history]
         found.append(
             LinkCost(
                 link=link,
@@ -245,9 +256,10 @@ def _costs(measured: Iterable[Measured]) -> list[LinkCost]:
                 multiply_adds=first.multiply_adds,
                 channel_uses=first.channel_uses,
                 payload_bits=first.payload_bits,
-                epochs=len(first.history),
+                epochs=len(first.history) if isinstance(first, record.TrainRecord) else 0,
                 epoch_seconds=round(statistics.median(seconds), 3) if seconds else 0.0,
                 machine=str(first.machine["processor" if first.machine["device"] == "cpu" else "device"]),
+                **alone,
             )
         )
     return found

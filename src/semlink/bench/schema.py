@@ -11,13 +11,22 @@ from pydantic.json_schema import GenerateJsonSchema
 from semlink._files import write_text
 from semlink.bench.audit_record import AuditRecord
 from semlink.bench.reader import ReaderRecord
-from semlink.bench.record import FORMAT, AttackRecord, EvaluateRecord, JudgeRecord, PrepareRecord, TrainRecord
+from semlink.bench.record import (
+    FORMAT,
+    AttackRecord,
+    CostRecord,
+    EvaluateRecord,
+    JudgeRecord,
+    PrepareRecord,
+    TrainRecord,
+)
 from semlink.bench.results import BenchRecord
 
 RECORDS = (
     PrepareRecord,
     TrainRecord,
     EvaluateRecord,
+    CostRecord,
     AttackRecord,
     JudgeRecord,
     BenchRecord,

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps of a bench: prepare images, train a link or fetch one, evaluate it, attack it, judge that, draw.
+"""The steps of a bench: prepare images, train a link or fetch one, evaluate it, attack it, judge that, draw; or
+measure what a link costs.
 
     prepare ─┬─> train | fetch ─┬─> evaluate ──> draw
              │                  └─> attack ──> judge ──> draw
-             └─> read ─────────────────────────┘
+             ├─> read ─────────────────────────┘
+             └─> cost
 
 A step works in the folder of its cell from a ``spec`` of plain values and the folders of the cells it builds on. Its
 ``trial`` is the same work on a few images: its hash is the witness by which changed code proves that it still gives the
@@ -25,7 +27,20 @@ from torch import Tensor
 from semlink import data
 from semlink._files import write_text
 from semlink.attacks import Threat
-from semlink.bench import attacker, drawing, evaluator, judge, links, preparer, presets, reader, record, trainer, zoo
+from semlink.bench import (
+    attacker,
+    drawing,
+    evaluator,
+    judge,
+    links,
+    preparer,
+    presets,
+    reader,
+    record,
+    trainer,
+    weighing,
+    zoo,
+)
 from semlink.data import DataSet, ImageSet
 from semlink.schemes import Link
 from semlink.training import Watcher, describe_machine, make_fabric, resolve_precision
@@ -168,6 +183,27 @@ class Evaluate(Step):
         return Trial(_digest(found), pace, 4 * len(sets.test) * sum(map(len, found.values())))
 
 
+class Weigh(Step):
+    """Measures what a link costs, untrained."""
+
+    files = ("cost.json",)
+
+    def modules(self, spec: Spec) -> tuple[str, ...]:
+        """Return the modules of measuring and the scheme's."""
+        return weighing.modules(spec["recipe"]["scheme"], spec["recipe"]["channel"])
+
+    def run(self, spec: Spec, inputs: Inputs, folder: Path, device: torch.device, watch: Watcher) -> None:
+        """Measure."""
+        weighing.weigh(recipe_of(spec, None, device), device, folder / "cost.json")
+
+    def trial(self, spec: Spec, inputs: Inputs, device: torch.device) -> Trial:
+        """Measure with one batch an epoch; the witness is the network that it has trained."""
+        with tempfile.TemporaryDirectory() as work:
+            done = weighing.weigh(recipe_of(spec, None, device), device, Path(work) / "cost.json", batches=1)
+            size = (Path(work) / "cost.json").stat().st_size
+        return Trial(done.weights_sha256, weighing.BATCHES * float(done.timing["seconds"]), size)
+
+
 class Attack(Step):
     """Trains an attack on a link, in ``attack``."""
 
@@ -299,6 +335,7 @@ STEPS: dict[str, Step] = {
     "train": Train(),
     "fetch": Fetch(),
     "evaluate": Evaluate(),
+    "cost": Weigh(),
     "attack": Attack(),
     "read": Read(),
     "judge": Judge(),

@@ -58,6 +58,7 @@ class Adversary(nn.Module):
         restarts: R, how often she starts anew.
 
     Attributes:
+        features: F.
         mean_image: (C, H, W) float32, measured by :meth:`measure`; grey until then.
         seed: of her restarts, drawn when she is made.
         restarted: how often she has.
@@ -78,6 +79,7 @@ class Adversary(nn.Module):
             check_whole("option adversary_steps", steps),
             check_whole("option restarts", restarts, least=0),
         )
+        self.features = features
         self._size = (features, image_shape, max(8, min(64, backbone_width // 2)))
         self.decoder = ImageDecoder(*self._size)
         self.register_buffer("mean_image", torch.full(image_shape, 0.5))

@@ -103,15 +103,33 @@ def _table(found: BenchRecord, rows: list[Row]) -> list[list[str]]:
 
 
 def _costs(found: BenchRecord) -> list[list[str]]:
-    """Return the cells of what each link takes."""
-    parts = list(dict.fromkeys(part for each in found.costs for part in each.multiply_adds))
-    lines = [["Cost", "parameters", "in training alone", *(f"multiply-adds, {part}" for part in parts), "channel uses"]]
-    lines[0] += ["s an epoch", "on"]
-    for each in found.costs:
-        hers = each.parameters.get("adversary", 0)
-        counts = [f"{each.parameters['total']:,}", f"{hers:,}", *(f"{each.multiply_adds.get(p, 0):,}" for p in parts)]
-        lines.append([each.link, *counts, str(each.channel_uses), f"{each.epoch_seconds:.1f}", each.machine])
-    return lines
+    """Return the cells of what each link takes; of a column that no link fills there is none."""
+
+    def counts(name: str, of: str) -> list[str]:
+        values = [getattr(each, name).get(of) for each in found.costs]
+        return ["" if value is None else f"{value:,}" for value in values]
+
+    def milliseconds(name: str) -> list[str]:
+        values = [getattr(each, name) for each in found.costs]
+        return ["" if value is None else f"{1e3 * value:.2f}" for value in values]
+
+    ends = ("transmitter", "receiver")
+    columns = {
+        "parameters": counts("parameters", "total"),
+        **{f"of the {end}": counts("held", end) for end in ends},
+        "in training alone": counts("parameters", "adversary"),
+        **{f"multiply-adds, {end}": counts("multiply_adds", end) for end in (*ends, "adversary")},
+        "channel uses": [str(each.channel_uses) for each in found.costs],
+        "ms to transmit": milliseconds("transmit_seconds"),
+        "ms to receive": milliseconds("receive_seconds"),
+        "s an epoch": [f"{each.epoch_seconds:.1f}" for each in found.costs],
+        "MB in training": [
+            "" if each.training_bytes is None else f"{each.training_bytes / 1e6:.0f}" for each in found.costs
+        ],
+        "on": [each.machine for each in found.costs],
+    }
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
+    return [["Cost", *columns], *([each.link, *row] for each, *row in zip(found.costs, *columns.values(), strict=True))]
 
 
 def _differences(found: BenchRecord, rows: list[Row], grid: list[float]) -> list[list[str]]:

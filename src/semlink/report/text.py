@@ -20,10 +20,11 @@ def trained(done: TrainRecord, folder: Path) -> str:
     last = done.history[-1]
     shown = ", ".join(f"{name} {value:.4g}" for name, value in last["validation"].items())
     seconds = done.timing["training_seconds"]
+    multiply_adds = sum(done.multiply_adds[end] for end in ("transmitter", "receiver"))
     return (
         f"{done.recipe.scheme} on {done.recipe.data}: {len(done.history)} epochs in {seconds} s "
         f"({done.recipe.precision}), validation {shown}\n{done.parameters['total']:,} parameters, "
-        f"{sum(done.multiply_adds.values()):,} multiply-adds, {done.channel_uses} channel uses an image\n"
+        f"{multiply_adds:,} multiply-adds, {done.channel_uses} channel uses an image\n"
         f"Run folder: {folder}"
     )
 
