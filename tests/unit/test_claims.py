@@ -8,7 +8,7 @@ import pytest
 from semlink._errors import SemlinkError
 from semlink.bench import recipes
 from semlink.bench.record import Measurement
-from semlink.bench.results import BenchRecord, Difference
+from semlink.bench.results import BenchRecord, Difference, LinkCost
 from semlink.bench.rows import Row
 from semlink.report import claims
 
@@ -140,7 +140,7 @@ def test_the_recipe_without_a_variant_is_preferred():
         (CLAIM + ABOVE + "within = 1\n", "a test names 'higher' and 'lower', two 'links' and 'within', or"),
         (CLAIM + TEST + 'links = ["a"]\nwithin = 1\n', "a test names 'higher' and 'lower', two 'links' and 'within'"),
         (CLAIM + TEST + "least = 1\n", "a test names 'higher' and 'lower', two 'links' and 'within', or"),
-        (CLAIM + ABOVE.replace("[4, 8]", "[]"), "tests.0.snr_db: List should have at least 1 item"),
+        (CLAIM + ABOVE.replace("[4, 8]", "[]"), "tests.0: a test names 'metric' and 'snr_db', or compares links by 'cost'"),
     ],
 )
 def test_mistakes_are_named(text, words):
@@ -168,3 +168,65 @@ def test_an_attack_that_has_not_converged_does_not_show_that_a_link_leaks_less(c
     shown = verdict(CLAIM + ABOVE + 'attacks = ["x"]\n', found)
     assert shown.verdict == expected
     assert ("but the attack on b has not converged" in shown.findings[0].shown) == (expected == "not held")
+
+
+COST = '[[claims.tests]]\nrecord = "start"\ncost = "{}"\n'
+
+
+def costly(**costs):
+    """A record of links that cost so many parameters, multiply-adds and seconds; a pair is with an adversary's."""
+    found = []
+    for link, of in costs.items():
+        own, hers = of if isinstance(of, tuple) else (of, 0)
+        found.append(
+            LinkCost.model_construct(
+                link=link,
+                parameters={"total": own, "encoder": own, "adversary": hers},
+                multiply_adds={"transmitter": own / 2, "receiver": own / 2, "adversary": hers},
+                epoch_seconds=own,
+                transmit_seconds=own / 4,
+                receive_seconds=own / 4,
+            )
+        )
+    return BenchRecord.model_construct(name="start", variant="default", rows=[], differences=[], costs=found)
+
+
+@pytest.mark.parametrize("cost", ["parameters", "multiply_adds", "epoch_seconds", "image_seconds"])
+@pytest.mark.parametrize(("other", "is_held"), [(109, False), (111, True)])
+def test_costs_are_compared_by_their_ratio(cost, other, is_held):
+    text = CLAIM + COST.format(cost) + 'higher = ["a"]\nlower = ["b"]\nmargin = 0.1\n'
+    found = verdict(text, costly(a=other, b=100))
+    assert found.verdict == ("held" if is_held else "not held")
+    assert found.findings[0].said == f"start, {cost.replace('_', ' ')}: a above 1.1 times b"
+    text = CLAIM + COST.format(cost) + 'links = ["a", "b"]\nwithin = 0.1\n'
+    assert verdict(text, costly(a=other, b=100)).verdict == ("not held" if is_held else "held")
+    assert verdict(text, costly(a=200 - other, b=100)).verdict == ("not held" if is_held else "held")
+
+
+def test_an_adversary_counts_in_what_training_takes_and_in_no_time():
+    for cost, is_held in {"parameters": True, "multiply_adds": True, "image_seconds": False}.items():
+        text = CLAIM + COST.format(cost) + 'higher = ["a"]\nlower = ["b"]\n'
+        assert verdict(text, costly(a=(100, 50), b=120)).verdict == ("held" if is_held else "not held")
+
+
+def test_a_cost_that_was_not_measured_is_missing():
+    text = CLAIM + COST.format("image_seconds") + 'links = ["a", "c"]\nwithin = 0.1\n'
+    found = verdict(text, costly(a=100))
+    assert (found.verdict, found.missing) == ("not testable", ["start, image seconds: c was not measured"])
+    trained = costly(a=100, c=100)
+    trained.costs[1] = trained.costs[1].model_copy(update={"transmit_seconds": None})
+    assert verdict(text, trained).missing == ["start, image seconds: c was not measured"]
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        COST.format("parameters") + 'metric = "accuracy"\nsnr_db = [4]\nhigher = ["a"]\nlower = ["b"]\n',
+        COST.format("parameters") + 'links = ["a"]\nleast = 3\n',
+        '[[claims.tests]]\nrecord = "start"\nmetric = "accuracy"\nhigher = ["a"]\nlower = ["b"]\n',
+        COST.format("watts") + 'links = ["a", "b"]\nwithin = 0.1\n',
+    ],
+)
+def test_a_test_is_of_a_metric_or_of_a_cost(test):
+    with pytest.raises(SemlinkError, match=r"x\.toml, claim A1: tests\.0"):
+        claims.read(CLAIM + test, "x.toml")

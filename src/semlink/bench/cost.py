@@ -17,7 +17,7 @@ from semlink import phy
 from semlink.nn.adversary import Adversary
 from semlink.schemes import Link, Network, Sent
 
-_TIMES = 7
+_TIMES = 31
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Cost:
         channel_uses: complex symbols.
         payload_bits: of a digital payload, None for an analog code.
         mean_power: mean ``|x|^2`` over symbols and images; 1 by convention.
-        transmit_seconds: of one image alone, or one group of images of K users: the median of seven.
+        transmit_seconds: of one image alone, or one group of images of K users: the median of 31.
         receive_seconds: likewise; the channel is in neither.
     """
 

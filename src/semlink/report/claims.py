@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from semlink._errors import SemlinkError, check_name
 from semlink.bench import recipes, record
 from semlink.bench.record import Measurement
-from semlink.bench.results import BenchRecord
+from semlink.bench.results import BenchRecord, LinkCost
 
 Verdict = Literal["held", "not held", "not testable"]
 
@@ -35,12 +35,14 @@ class Test(_Strict):
     """One of four comparisons of links of a record, at every SNR named.
 
     ``higher`` each above ``lower`` by more than ``margin``; two ``links`` alike ``within`` so much; ``links`` at
-    ``least`` so much; or the standard deviation over trainings of each of ``links`` at most ``spread``.
+    ``least`` so much; or the standard deviation over trainings of each of ``links`` at most ``spread``. In place of
+    ``metric`` and ``snr_db`` the first two may name a ``cost``, whose ratio less 1 is held to ``margin`` or ``within``.
     """
 
     record: str
-    metric: str
-    snr_db: Annotated[list[float], Field(min_length=1)]
+    metric: str = ""
+    snr_db: list[float] = []
+    cost: Literal["parameters", "multiply_adds", "epoch_seconds", "image_seconds"] | None = None
     attacks: list[str] = []
     higher: list[str] = []
     lower: list[str] = []
@@ -55,6 +57,8 @@ class Test(_Strict):
         kinds = [bool(self.higher and self.lower), *(x is not None for x in (self.within, self.least, self.spread))]
         if sum(kinds) != 1 or (not kinds[0] and not self.links) or (kinds[1] and len(self.links) != 2):
             raise ValueError("a test names 'higher' and 'lower', two 'links' and 'within', or 'links' and one bound")
+        if bool(self.metric and self.snr_db) == bool(self.cost) or (self.cost and not (kinds[0] or kinds[1])):
+            raise ValueError("a test names 'metric' and 'snr_db', or compares links by 'cost'")
         return self
 
 
@@ -146,7 +150,8 @@ def judge(claim: Claim, held: Sequence[BenchRecord]) -> Judgement:
         if not named:
             missing.append(f"no record of {test.record}")
             continue
-        for found in _compared(test, min(named, key=lambda each: each.variant != "default")):
+        compared = _costed if test.cost else _compared
+        for found in compared(test, min(named, key=lambda each: each.variant != "default")):
             findings.append(found) if isinstance(found, Finding) else missing.append(found)
     if claim.untestable:
         missing.append(claim.untestable)
@@ -177,6 +182,34 @@ def _compared(test: Test, held: BenchRecord) -> Iterator[Finding | str]:
                 spread = statistics.stdev(seeds[1])
                 said = f"{at}: standard deviation of {link} over {len(seeds[1])} trainings at most {test.spread:g}"
                 yield Finding(said, f"{spread:.3g}", spread <= (test.spread or 0))
+
+
+def _costed(test: Test, held: BenchRecord) -> Iterator[Finding | str]:
+    """Yield the comparisons of a test of costs, or what of them is missing."""
+    costs = {each.link: value for each in held.costs if (value := _cost(each, test.cost or "")) is not None}
+    where = f"{held.name}, {(test.cost or '').replace('_', ' ')}"
+    alike = [] if test.within is None else [(test.links[0], test.links[1])]
+    for first, second in [*((high, low) for high in test.higher for low in test.lower), *alike]:
+        if lacking := [link for link in (first, second) if link not in costs]:
+            yield f"{where}: {lacking[0]} was not measured"
+            continue
+        ratio = costs[first] / costs[second]
+        if test.within is None:
+            said, borne_out = f"{first} above {1 + test.margin:g} times {second}", ratio > 1 + test.margin
+        else:
+            said, borne_out = f"{first} within {100 * test.within:g} % of {second}", abs(ratio - 1) <= test.within
+        yield Finding(f"{where}: {said}", f"{ratio:.3g} times", borne_out)
+
+
+def _cost(of: LinkCost, name: str) -> float | None:
+    """Return a cost of a link, its adversary in training included; None if it was not measured."""
+    if name == "parameters":
+        return of.parameters["total"] + of.parameters.get("adversary", 0)
+    if name == "multiply_adds":
+        return sum(of.multiply_adds.values())
+    if name == "epoch_seconds":
+        return of.epoch_seconds
+    return None if of.transmit_seconds is None else of.transmit_seconds + (of.receive_seconds or 0)
 
 
 def _difference(
