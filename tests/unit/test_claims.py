@@ -156,6 +156,9 @@ def test_every_claim_names_what_its_bench_measures():
         for test in claim.tests:
             bench = recipes.load(test.record)
             assert {*test.higher, *test.lower, *test.links} <= bench.links.keys(), claim.id
+            assert bool(test.cost) == bench.costs, claim.id
+            if test.cost:
+                continue
             assert {*test.attacks} <= bench.attacks.keys(), claim.id
             assert {*test.snr_db} <= {*bench.evaluation.snr_db}, claim.id
             assert test.metric in bench.evaluation.metrics, claim.id
