@@ -14,7 +14,7 @@ from semlink import __version__
 from semlink._arguments import check_arguments
 from semlink._errors import SemlinkError, TrainingDiverged, check_name
 from semlink.cli.audit import Audit
-from semlink.cli.bench import Bench, BenchCompare, BenchShow, Claims
+from semlink.cli.bench import Bench, BenchCompare, BenchShow, Claims, Results
 from semlink.cli.common import say
 from semlink.cli.data import Data
 from semlink.cli.links import Attack, Evaluate, Quickstart, Report, Train
@@ -29,6 +29,7 @@ VERBS: dict[str, type] = {
     "bench show": BenchShow,
     "bench compare": BenchCompare,
     "claims": Claims,
+    "results": Results,
     "report": Report,
     "data": Data,
 }

@@ -28,12 +28,18 @@ def shown(found: BenchRecord) -> str:
 
 def tables(found: BenchRecord) -> list[list[list[str]]]:
     """Return a bench's tables as rows of cells, the first of each its head: of links, then of attacks, by metric."""
+    numbers = [table + _differences(found, rows) for rows, table in numbers_of(found)]
+    return numbers + ([costs_of(found)] if found.costs else [])
+
+
+def numbers_of(found: BenchRecord) -> list[tuple[list[Row], list[list[str]]]]:
+    """Return, for each metric of links and then of attacks, its rows and its table without differences."""
     held: dict[tuple[bool, str], list[Row]] = {}
     for row in found.rows:
         held.setdefault((row.attacked, row.metric.partition(".")[0]), []).append(row)
     order = [metric.partition(".")[0] for metric in found.recipe["evaluation"]["metrics"]]
-    numbers = [_table(found, held[key]) for key in sorted(held, key=lambda key: (key[0], order.index(key[1])))]
-    return numbers + ([_costs(found)] if found.costs else [])
+    keys = sorted(held, key=lambda key: (key[0], order.index(key[1])))
+    return [(held[key], _table(found, held[key])) for key in keys]
 
 
 def planned(graph: Graph, store: Store, costs: dict[str, Cost], workers: int) -> str:
@@ -99,10 +105,10 @@ def _table(found: BenchRecord, rows: list[Row]) -> list[list[str]]:
         lines.append([name, *cells, _units(found, next(iter(at.values())))])
     for name, row in baselines(rows).items():
         lines.append([name, texts[row.key], *[""] * (len(grid) - 1), _units(found, row)])
-    return lines + _differences(found, rows, grid)
+    return lines
 
 
-def _costs(found: BenchRecord) -> list[list[str]]:
+def costs_of(found: BenchRecord) -> list[list[str]]:
     """Return the cells of what each link takes; of a column that no link fills there is none."""
 
     def counts(name: str, of: str) -> list[str]:
@@ -132,8 +138,9 @@ def _costs(found: BenchRecord) -> list[list[str]]:
     return [["Cost", *columns], *([each.link, *row] for each, *row in zip(found.costs, *columns.values(), strict=True))]
 
 
-def _differences(found: BenchRecord, rows: list[Row], grid: list[float]) -> list[list[str]]:
+def _differences(found: BenchRecord, rows: list[Row]) -> list[list[str]]:
     """Return the differences between rows of a table, for each pair over seeds if there are such, else over images."""
+    grid = sorted({row.snr_db for row in rows if row.snr_db is not None})
     names, metrics = {row.name for row in rows}, {row.metric for row in rows}
     held = _preferred(d for d in found.differences if d.metric in metrics and {d.first, d.second} <= names)
     if not held:
