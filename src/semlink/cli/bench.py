@@ -253,6 +253,27 @@ class Claims:
             say(*claims.text(found, bool(self.ids)))
 
 
+@dataclass
+class Results:
+    """Gather landed records into one page: figures, the tables behind them, what is missing.
+
+    example: semlink results --out docs/results.md
+    """
+
+    results: Path = Path("results")
+    """Folder of records, as 'semlink bench --out' writes them."""
+    out: Path = Path("results.md")
+    """File that takes the page, in Markdown; figures are linked to from there."""
+
+    def run(self) -> None:
+        """Write the page."""
+        from semlink._files import write_text
+        from semlink.report import overview
+
+        write_text(self.out, overview.markdown(self.results, self.out))
+        say(f"Page: {self.out}")
+
+
 def _said(each: "Judgement") -> dict[str, Any]:
     comparisons = [finding._asdict() for finding in each.findings]
     return {"verdict": each.verdict, "comparisons": comparisons, "missing": each.missing}
