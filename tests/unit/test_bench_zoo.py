@@ -173,6 +173,21 @@ def test_what_may_not_be_published_is_refused(run, checkout, tmp_path):
     assert content(checkout) == before
 
 
+def test_users_who_send_together_are_a_link_too(checkout, tmp_path):
+    train(make_recipe("csi-free", preset="smoke", channel_uses=16, users=2, width=32), tmp_path / "pair", CPU)
+    path = zoo.put(tmp_path / "pair", "csi-free-digits", CPU)
+    measured = record.read(path, zoo.ZooRecord).evaluate
+    assert [point["snr_db"] for point in measured.points] == [-5, 0, 5, 10, 15, 20]
+    assert {"ssim", "ssim.1", "ssim.2", "ssim_global"} <= measured.points[0].keys()
+    held, taken = links.load(tmp_path / "pair"), semlink.load("zoo:csi-free-digits")
+    images = torch.rand(4, 2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    answers = []
+    for link in (held, taken):
+        generator = torch.Generator().manual_seed(1)
+        answers.append(link.deliver(images, 10.0, generator))
+    assert 0 < (answers[0] - answers[1]).abs().max() < 0.02  # rounding
+
+
 def test_a_link_with_a_test_key_is_received(checkout, tmp_path):
     train(make_recipe("deepjscc-encryption", preset="smoke"), tmp_path / "keyed", CPU)
     path = zoo.put(tmp_path / "keyed", "deepjscc-encryption-digits", CPU)
@@ -202,7 +217,7 @@ def test_weights_that_float16_cannot_hold_are_refused(run, checkout, tmp_path):
 
 
 def test_weights_that_are_too_large_are_refused(run, checkout, monkeypatch):
-    assert (zoo.LARGEST, zoo.LARGEST_ZOO) == (8_000_000, 60_000_000)
+    assert (zoo.LARGEST, zoo.LARGEST_ZOO) == (8_000_000, 75_000_000)
     size, before = zoo.size(NAME), content(checkout)
     monkeypatch.setattr(zoo, "LARGEST", size - 1)
     assert f"are {size:,} bytes; the zoo takes {size - 1:,}" in failure(zoo.put, run, NAME, CPU)

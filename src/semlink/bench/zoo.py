@@ -33,8 +33,8 @@ PREFIX = "zoo:"
 INDEX = Path(__file__).resolve().parents[1] / "zoo.json"
 CHECKOUT = Path(__file__).resolve().parents[3]  # of the sources, where the package runs from them
 ADDRESS = "https://github.com/semlink/semlink/raw/main/zoo/"
-LARGEST, LARGEST_ZOO = 8_000_000, 60_000_000  # bytes of weights: every clone carries them
-SNR_DB, DRAWS = (4.0, 8.0, 12.0, 16.0, 20.0), 5
+LARGEST, LARGEST_ZOO = 8_000_000, 75_000_000  # bytes of weights: every clone carries them
+SNR_DB, USERS_SNR_DB, DRAWS = (4.0, 8.0, 12.0, 16.0, 20.0), (-5.0, 0.0, 5.0, 10.0, 15.0, 20.0), 5
 DATA = ("cifar10", "digits", "mnist")
 
 
@@ -145,7 +145,8 @@ def put(run: Path, name: str, device: torch.device) -> Path:
         changed = {"weights_sha256": sha256_file(weights), "selection": f"{trained.selection}, rounded to float16"}
         trained = trained.model_copy(update=changed)
         _write_run(Path(work) / "run", trained, weights)
-        measured = evaluate(Path(work) / "run", SNR_DB, DRAWS, 0, device)
+        grid = USERS_SNR_DB if links.users_of(trained.recipe) else SNR_DB
+        measured = evaluate(Path(work) / "run", grid, DRAWS, 0, device)
         path, stored = zoo / f"{name}.json", zoo / f"{name}.safetensors"
         _copy(weights, stored)
     record.write(path, ZooRecord(name=name, train=trained, evaluate=measured))
