@@ -14,8 +14,8 @@ _HEAD = """# Results
 
 Made by `semlink results --out docs/results.md` from the records in [results](../results). Of each bench the tables
 behind its figures are shown, or that of its first metric; `semlink bench show NAME`, where it was run, and `semlink
-report FOLDER`, from its record, show the others, the differences and their corrections. [claims.md](claims.md) holds what
-the two papers claim to these numbers.
+report FOLDER`, from its record, show the others, the differences and their corrections. [claims.md](claims.md) holds
+what the two papers claim to these numbers.
 
 Intervals are of 95 %: over test images, or over training seeds (Student's t) where a row says how many. An attack that
 has not converged, or that draws worse than the mean image, supports no claim that a defence survives.
