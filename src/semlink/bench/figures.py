@@ -13,7 +13,8 @@ from semlink.bench.record import Measurement
 
 TEXT = "#010203"  # the colour of words and lines, so that a page can put its own in its place
 COLOURS = ("#2f7fc1", "#d9730d", "#2e9e6b", "#b4539c", "#8a7a1f", "#7a6ff0")  # legible on white and on near-black
-_MARKERS = ("o", "s", "D", "^", "v", "P")
+_MARKERS = ("o", "s", "D", "^", "v", "<")
+_FILLS = ("full", "none", "left")
 _DASHES = ("-", (0, (6, 2)), (0, (2, 2)), (0, (6, 2, 1, 2)), (0, (10, 3)), (0, (1, 1)))
 
 
@@ -103,8 +104,8 @@ def draw_curves(
 ) -> tuple[Any, Any]:
     """Return a figure and its axes; ``mark`` says what is so at the SNR that is marked.
 
-    Lines that coincide stay apart: each has its marker and dash, and is moved sideways by a hair, but not where places
-    on the axis were measured.
+    Lines that coincide stay apart: each has its marker and dash, and is moved sideways by a hair. Where places on the
+    axis were measured there are points alone, told apart by marker and filling.
     """
     from matplotlib.figure import Figure
 
@@ -119,6 +120,7 @@ def draw_curves(
     lines = []
     for i, curve in enumerate(curves):
         again = i // len(COLOURS)  # up to 18 lines no two share colour and marker, colour and dash or marker and dash
+        dash = _DASHES[(i + 2 * again) % len(_DASHES)]
         snrs, found = [*curve.points], [*curve.points.values()]
         means = [m.mean for m in found]
         lines.append(
@@ -128,8 +130,9 @@ def draw_curves(
                 _sides(found),
                 _sides([curve.across[snr] for snr in snrs]) if curve.across else None,
                 color=COLOURS[i % len(COLOURS)],
-                marker=_MARKERS[(i + again) % len(_MARKERS)],
-                linestyle=_DASHES[(i + 2 * again) % len(_DASHES)],
+                marker=_MARKERS[(i + (0 if free else again)) % len(_MARKERS)],
+                fillstyle=_FILLS[again % len(_FILLS)] if free else "full",
+                linestyle="none" if free else dash,
                 markersize=5.5,
                 linewidth=1.6,
                 elinewidth=1.2,
@@ -143,5 +146,7 @@ def draw_curves(
     if designs:
         text, middle = f"{mark} {', '.join(f'{snr:g}' for snr in designs)} dB", (designs[0] + designs[-1]) / 2
         axes.text(middle, 1.02, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=10.5)
-    figure.legend(lines, [c.label for c in curves], loc="outside lower left", frameon=False, handlelength=4)
+    figure.legend(
+        lines, [c.label for c in curves], loc="outside lower left", frameon=False, handlelength=1.5 if free else 4
+    )
     return figure, axes
