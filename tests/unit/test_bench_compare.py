@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from scipy import stats
 
+from semlink._errors import SemlinkError
 from semlink.bench import record, results, rows
 from semlink.bench.compare import compare
 from semlink.bench.graph import Graph
@@ -158,6 +159,11 @@ def test_what_only_one_has_is_listed_and_no_change_of_the_rest():
         ("recipe.links.b", False),
         ("recipe.links.c", True),
     ]
+
+
+def test_records_that_have_nothing_in_common_do_not_fit_together():
+    with pytest.raises(SemlinkError, match=r"\(variant .*\) and .* have no number in common"):
+        compare(bench(row("a", {0: 1.0})), bench(row("b", {0: 1.0}), row("c", {0: 1.0})))
 
 
 # Which numbers differ

@@ -3,6 +3,7 @@
 
 from typing import Any, Literal
 
+from semlink._errors import SemlinkError
 from semlink.bench import results
 from semlink.bench.record import Measurement, Strict
 from semlink.bench.results import BenchRecord
@@ -54,10 +55,13 @@ def compare(first: BenchRecord, second: BenchRecord, store: Store | None = None)
     values of each image, and otherwise from the two intervals as if the images were unrelated, which is cautious.
 
     Raises:
-        SemlinkError: per-image values in ``store`` are damaged.
+        SemlinkError: they have no number in common; per-image values in ``store`` are damaged.
     """
     there, here = ({row.key: row for row in each.rows} for each in (first, second))
     pairs = [(row, here[key]) for key, row in there.items() if key in here]
+    if not pairs:
+        names = " and ".join(f"{each.name} (variant {each.variant})" for each in (first, second))
+        raise SemlinkError(f"{names} have no number in common; compare records of the same links, metrics and SNRs")
     found = [_difference(first, second, a, b, store) for a, b in pairs]
     corrected = holm([results.p_value(interval) for *_, interval in found])
     return Comparison(

@@ -2,6 +2,7 @@
 """Verbs on links in run folders: quickstart, train, evaluate, attack, report."""
 
 import contextlib
+import difflib
 import json
 import os
 from dataclasses import dataclass, field
@@ -266,11 +267,14 @@ class Report:
 
         named = self.folders[0]
         if len(self.folders) == 1 and (named / "record.json").is_file():
-            kind = json.loads((named / "record.json").read_text()).get("kind")
-            return named if kind == "bench" else None
+            with contextlib.suppress(ValueError, AttributeError):  # damaged: whoever reads it will say so
+                return named if json.loads((named / "record.json").read_text()).get("kind") == "bench" else None
+            return None
         if named.exists() and named.suffix != ".toml":
             return None
         if len(self.folders) > 1 or (str(named) not in recipes.names() and named.suffix != ".toml"):
+            if len(self.folders) == 1 and (near := difflib.get_close_matches(str(named), recipes.names(), 1)):
+                raise SemlinkError(f"{named} is no run folder and no bench; did you mean '{near[0]}'?")
             return None
         recipe, root = recipes.load(str(named), self.variant), self.store or default_root()
         folder = results.folder_of(recipe, Store(root)) if (root / "store.json").is_file() else root
