@@ -45,8 +45,9 @@ BROWSER = shutil.which("chromium")
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium to look at the page with")
 @pytest.mark.parametrize("width", [400, 1200])
-def test_in_a_browser_the_page_fits_its_window(tmp_path, width):
-    semlink("report", FIG3, "--out", tmp_path / "page.html")
+@pytest.mark.parametrize("landed", [True, False])
+def test_in_a_browser_the_page_fits_its_window(tmp_path, pictured, landed, width):
+    semlink("report", FIG3 if landed else pictured(FIG3, "evaluate", (2, 1, 28, 28)), "--out", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     # the page says itself how wide it is: nothing of it may be wider than the window
     asks = "<script>document.title = [document.documentElement.scrollWidth, innerWidth].join(' ')</script></body>"

@@ -10,14 +10,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from semlink._errors import SemlinkError
-from semlink.bench import record
+from semlink.bench import pictures, record
 from semlink.bench.results import BenchRecord
 from semlink.report import bench_page
 from semlink.report.bench import tables
 
-FIG3 = Path(__file__).parents[2] / "results" / "paper-b" / "fig3"
+RESULTS = Path(__file__).parents[2] / "results"
+FIG3, FACES = RESULTS / "paper-b" / "fig3", RESULTS / "paper-a" / "leakage-faces"
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,79 @@ def test_claims_that_rest_on_this_bench_stand_on_its_page(page):
     assert "IRSC with CSI at the receiver beats CSI-free for both users." in page
     assert "falls as users are added" not in page  # of another bench
     assert "comparisons bear it out" in page
+
+
+# Pictures
+
+
+def rows_of(page: str) -> list[list[str]]:
+    """Return the alternative texts of the pictures, row by row."""
+    return [re.findall(r'alt="(.*?)"', row) for row in re.findall("<tr><th.*?</tr>", page, re.DOTALL) if "<img" in row]
+
+
+def test_test_images_of_the_store_are_on_the_page(tmp_path, pictured, found):
+    folder = pictured(FIG3, "evaluate", (2, 1, 28, 28))
+    shutil.copyfile(folder / "mnist.png", folder / pictures.FILE)  # the same pictures as a figure
+    file, *_ = bench_page.write(folder, tmp_path / "page.html")
+    page = file.read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    sent, *links = rows_of(page)
+    assert sent == [f"test image {i}, as sent" for i in range(1, 9)]
+    assert len(links) == len(found.recipe["links"])
+    for name, said in zip(found.recipe["links"], links, strict=True):
+        assert [each.split(":")[0] for each in said[:8]] == [f"test image {i}" for i in range(1, 9)]
+        assert [each.split(", PSNR")[0] for each in said[8:]] == [
+            f"{of}{rank} {word} {name}"
+            for rank in ("best", "median", "worst")
+            for of, word in (("sent: ", "for"), ("", "of"))
+        ]
+    assert page.count("<img src=") == len(list(FIG3.glob("*.png"))) + 8 + len(links) * (8 + 6)
+    assert "Users of a network send at once" in page
+    cell = next(cell for cell in found.cells if (cell.step, cell.link, cell.seed) == ("evaluate", "csi-free", 0))
+    held = load_file(folder.parents[1] / "cells" / cell.name / "evaluate.safetensors")
+    error = (held["originals"][1, 0] - held["drawn"][1, 0]).square().mean()  # image 3: the first of the second group
+    assert f"test image 3: csi-free, PSNR {-10 * error.log10():.1f} dB" in page
+
+
+def test_what_was_not_kept_is_said_and_what_is_not_there_is_not(tmp_path, pictured, found):
+    folder = pictured(FIG3, "evaluate", (2, 1, 28, 28))
+    first, second = (
+        folder.parents[1] / "cells" / cell.name / "evaluate.safetensors"
+        for link in ("csi-free", "irsc-csir")
+        for cell in found.cells
+        if (cell.step, cell.link, cell.seed) == ("evaluate", link, 0)
+    )
+    save_file({name: each for name, each in load_file(first).items() if "ranked" not in name}, first)
+    second.unlink()
+    page, *_ = bench_page.write(folder, tmp_path / "page.html")
+    _, *links = rows_of(page.read_text())
+    assert sorted(map(len, links)) == [8, *[14] * (len(found.recipe["links"]) - 2)]
+    assert page.read_text().count("not kept") == 1
+
+
+def test_faces_are_on_a_page_of_ones_own_and_on_none_in_a_repository(tmp_path, pictured):
+    folder = pictured(FACES, "judge", (3, 64, 64))
+    figures = len(list(FACES.glob("*.png")))
+    own, *_ = bench_page.write(folder, tmp_path / "mine" / "page.html")
+    assert "The terms of celeba forbid publishing images: keep this page to yourself." in own.read_text()
+    assert own.read_text().count("<img src=") > figures
+    (tmp_path / "clone" / ".git").mkdir(parents=True)
+    public, *_ = bench_page.write(folder, tmp_path / "clone" / "docs" / "page.html")
+    assert "Images of celeba are left out" in public.read_text()
+    assert public.read_text().count("<img src=") == figures
+    store = pictures.store_of(folder)
+    assert store is not None
+    assert pictures.draw(folder, record.read(folder / "record.json", BenchRecord), store) == []
+    assert not (folder / pictures.FILE).exists()
+
+
+def test_landed_test_images_are_a_figure_of_the_page(tmp_path):
+    shutil.copytree(FIG3, tmp_path / "fig3")
+    shutil.copyfile(FIG3 / "mnist.png", tmp_path / "fig3" / pictures.FILE)
+    page, *_ = bench_page.write(tmp_path / "fig3", tmp_path / "page.html")
+    shown = re.findall(r'alt="(.*?); the numbers', page.read_text())
+    assert shown[3] == "The first test images and what became of them"
+    assert rows_of(page.read_text()) == []
 
 
 def test_how_to_make_it_again(page, found):

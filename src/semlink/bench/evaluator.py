@@ -13,6 +13,7 @@ from semlink import phy
 from semlink._errors import SemlinkError
 from semlink.bench import code, links, record
 from semlink.bench.answering import answers, measured
+from semlink.bench.examples import examples
 from semlink.bench.measures import UNITS
 from semlink.bench.record import Measurement
 from semlink.bench.scoring import BATCH, encode, part
@@ -44,7 +45,8 @@ def evaluate(
     """Measure the run in ``folder`` at every SNR of the grid.
 
     The record goes to ``out``, by default ``<folder>/evaluate.json``, and what each image came to, its noise draws
-    averaged, to ``.safetensors`` of the same name: ``METRIC@SNR (n,) float32``, and the test set's ``targets``.
+    averaged, to ``.safetensors`` of the same name: ``METRIC@SNR (n,) float32``, and the test set's ``targets``. Of a
+    link that sends images there are ``examples`` too, received at the link's own SNR.
 
     Raises:
         SemlinkError: the folder is no finished run; the grid or the number of draws makes no sense; the key is missing.
@@ -61,7 +63,12 @@ def evaluate(
     names = link.scheme.design.task.attributes or sets.target_names
     power, peak = phy.mean_power(symbols), phy.peak_power(symbols)
     each = {f"{name}@{snr:g}": v.mean(0) for snr, found in rows.items() for name, v in found.items()}
-    checkpoint.save_tensors(out.with_suffix(".safetensors"), each | {"targets": sets.test.targets})
+    each["targets"] = sets.test.targets
+    if link.scheme.design.task.kind == "reconstruct":
+        noise = seeded(seed, "shown", device=device)
+        link.scheme.adapt(link.snr_db)
+        each |= examples(sets.test, rows, link.snr_db, lambda i: link.deliver(i.to(device), link.snr_db, noise))
+    checkpoint.save_tensors(out.with_suffix(".safetensors"), each)
     positives, constant = (
         ({}, {}) if isinstance(link, Network) else _constant(link.scheme.design.task, sets.test, names)
     )

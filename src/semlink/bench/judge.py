@@ -23,6 +23,7 @@ from semlink.attacks import Attack, Drawing, Inference, Neighbour, class_means, 
 from semlink.bench import attacker, ceilings, code, links, record
 from semlink.bench.answering import answers, measured
 from semlink.bench.evaluator import finite
+from semlink.bench.examples import examples
 from semlink.bench.measures import DRAWN, INFERRED, UNITS, wanted
 from semlink.bench.reader import Reader, load_reader
 from semlink.bench.record import Measurement
@@ -47,7 +48,6 @@ from semlink.nn import Perceptual
 from semlink.schemes import Key, Link, Network
 from semlink.training import checkpoint, seeded
 
-SHOWN = 10
 #: LPIPS is the dearest metric by far: one draw of so many test images; its interval says how many.
 LPIPS_IMAGES = 2000
 #: A drawing is looked for among so many images; with fewer it is not, for the results could not be compared.
@@ -78,8 +78,8 @@ def judge(
     """Measure the attack trained in ``work`` on the run in ``run`` at every SNR of the grid.
 
     The record goes to ``out``; to ``.safetensors`` of the same name what each image came to, noise draws averaged,
-    ``METRIC@SNR (n,) float32``, and of an attack that draws the first test images beside what was drawn of them at the
-    attack's own SNR: ``originals`` and ``drawn``, (n, C, H, W) in [0, 1].
+    ``METRIC@SNR (n,) float32``, and of an attack that draws the ``examples``, in [0, 1]: what it draws at its own SNR
+    of the first test images, and of those that rank first, in the middle and last, for which they are sent once more.
 
     Args:
         run: folder of the victim.
@@ -124,14 +124,8 @@ def judge(
         raise RuntimeError(f"attack '{plan.name}' changed its victim while it was judged; its result is void")
     tensors = {f"{name}@{snr:g}": v.mean(0) for snr, row in found.items() for name, v in row.items()}
     if isinstance(eve, Drawing):
-        first = sets.test.batch(torch.arange(min(SHOWN, most)))[0]
-        with torch.no_grad():
-            noise = seeded(seed, "shown", device=device)
-            if isinstance(eve.tap, Neighbour):
-                heard = eve.tap.overhear(first.to(device), noise, plan.threat.snr_db)
-            else:
-                heard = eve.tap.intercept(first.to(device), noise)
-            tensors |= {"originals": first, "drawn": eve.reconstruct(heard, plan.threat.snr_db)}
+        own, noise = plan.threat.snr_db, seeded(seed, "shown", device=device)
+        tensors |= examples(sets.test, found, own, lambda images: _drawn(eve, images.to(device), noise))
     checkpoint.save_tensors(out.with_suffix(".safetensors"), tensors)
     judged = record.JudgeRecord(
         **made.model_dump(include={"attack", "threat", "settings", "converged", "last_fifth_fall", "attacker_sha256"}),
@@ -164,6 +158,14 @@ def judge(
 def modules(attack: str, scheme: str) -> tuple[str, ...]:
     """Return the modules on which judging an attack depends, but for what they import."""
     return __name__, *attacker.modules(attack, scheme)
+
+
+def _drawn(eve: Drawing, images: Tensor, noise: torch.Generator) -> Tensor:
+    """Return what is drawn of ``images`` at the attack's own SNR."""
+    own = eve.tap.threat.snr_db
+    if isinstance(eve.tap, Neighbour):
+        return eve.reconstruct(eve.tap.overhear(images, noise, own), own)
+    return eve.reconstruct(eve.tap.intercept(images, noise), own)
 
 
 @torch.no_grad()

@@ -88,7 +88,7 @@ class Bench(_Stored):
             raise SemlinkError("--workers is of the engine 'processes'; a Ray cluster has as many as its nodes offer")
         recipe = recipes.load(self.name, self.variant)  # a typo is answered before torch is loaded
 
-        from semlink.bench import estimate, results, runner
+        from semlink.bench import estimate, pictures, results, runner
         from semlink.bench.board import ScreenBoard
         from semlink.bench.graph import build
         from semlink.report import bench as report
@@ -112,7 +112,7 @@ class Bench(_Stored):
         self._copy([path])
         say(found.model_dump_json() if self.json else f"{report.shown(found)}\n\nRecord: {path}")
         _complain(graph, store, outcome)
-        drawn = results.draw(graph, store, found)
+        drawn = [*results.draw(graph, store, found), *pictures.draw(path.parent, found, store)]
         self._copy(drawn)
         if drawn and not self.json:
             say(*(f"Figure: {each}" for each in drawn if each.suffix == ".png"))

@@ -8,14 +8,20 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from semlink._errors import SemlinkError
 from semlink._files import write_text
-from semlink.bench import record
+from semlink.bench import pictures, record
+from semlink.bench.examples import RANKED
+from semlink.bench.pictures import Pictures
 from semlink.bench.results import BenchRecord
+from semlink.metrics import psnr_db
 from semlink.report import claims
 from semlink.report.bench import legend, origin, remarks, tables
+from semlink.report.figures import strip_uri
 from semlink.report.template import render
 
 _CELL = re.compile(r"^ *(?P<mean>[^\[]+?) *(?P<range>\[.*\])(?P<star> \*)?$")
@@ -44,13 +50,16 @@ def write(folder: Path, out: Path) -> list[Path]:
     found = record.read(folder / "record.json", BenchRecord)
     if not found.rows:
         raise SemlinkError(f"{folder} has no numbers yet; run 'semlink bench {found.name}' first")
-    shown = tables(found)
+    shown, (seen, unseen) = tables(found), _pictures(found, folder, out)
     recipe = {key: found.recipe[key] for key in ("links", "attacks", "evaluation") if found.recipe.get(key)}
     page = render(
         "bench.html.j2",
         title=found.title,
         lead=origin(found),
-        figures=list(_figures(found, folder)),
+        figures=list(_figures(found, folder, seen)),
+        pictures=[_group(group) for group in pictures.grouped(seen)],
+        ranked=RANKED,
+        unseen=unseen,
         tables=[_cells(table) for table in shown],
         notes=[*legend(found), *remarks(found)],
         missing=len(found.missing),
@@ -118,13 +127,68 @@ def _cell(text: str) -> Cell:
     return Cell(found["mean"] + (found["star"] or ""), re.sub(r"(?<=[\[ ]) +|(?<=\[) ", "", found["range"]))
 
 
-def _figures(found: BenchRecord, folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the title and the picture, as a data URI, of each figure that was drawn, the recipe's first."""
+def _figures(found: BenchRecord, folder: Path, seen: Sequence[Pictures]) -> Iterator[tuple[str, str]]:
+    """Yield the title and the picture, as a data URI, of each figure that was drawn, the recipe's first.
+
+    That of the test images is left out of a page on which they are ``seen`` anyway.
+    """
     titles = {
         name.replace(" ", "-"): said.get("title") or name for name, said in found.recipe.get("figures", {}).items()
-    }
+    } | {Path(pictures.FILE).stem: "The first test images and what became of them"}
     for path in sorted(folder.glob("*.png"), key=lambda path: ([*titles, path.stem].index(path.stem), path.stem)):
+        if seen and path.name == pictures.FILE:
+            continue
         yield titles.get(path.stem, path.stem), f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _pictures(found: BenchRecord, folder: Path, out: Path) -> tuple[list[Pictures], str]:
+    """Return what may be shown of test images on the page ``out``, and a sentence on those that may not be published.
+
+    They are of the cells in the store, so a page made of landed results has none. Nothing that may not be published is
+    put into a file that lies in a Git repository.
+    """
+    store = pictures.store_of(folder)
+    every = pictures.gather(found, store) if store else []
+    secret = " and ".join(sorted({each.data for each in every if not each.is_shareable}))
+    if not secret:
+        return every, ""
+    if any((above / ".git").exists() for above in out.resolve().parents):
+        why = f"the terms of {secret} forbid publishing images, and this page lies in a Git repository"
+        return [each for each in every if each.is_shareable], f"Images of {secret} are left out: {why}."
+    return every, f"The terms of {secret} forbid publishing images: keep this page to yourself."
+
+
+def _group(group: Sequence[Pictures]) -> dict[str, Any]:
+    """Return a table of what was made of the same images, their pictures as data URIs."""
+    first = group[0]
+
+    def image(each: Tensor, said: str, score: float | None = None) -> dict[str, str]:
+        psnr = "" if score is None else f"{score:.1f}"
+        return {"uri": strip_uri(each, 1), "said": said + (psnr and f", PSNR {psnr} dB"), "psnr": psnr}
+
+    def ranked(each: Pictures, rank: str, pair: tuple[Tensor, Tensor]) -> list[dict[str, str]]:
+        score = float(psnr_db(pair[1], pair[0]).mean())
+        return [image(pair[0], f"sent: {rank} for {each.name}"), image(pair[1], f"{rank} of {each.name}", score)]
+
+    return {
+        "data": first.data,
+        "users": first.users,
+        "sent": [image(each[None], f"test image {i}, as sent") for i, each in enumerate(first.originals, 1)],
+        "ranked": any(each.ranked for each in group),
+        "rows": [
+            {
+                "name": each.name,
+                "doubts": each.doubts,
+                "said": each.said,
+                "made": [
+                    image(made[None], f"test image {i}: {each.name}", score)
+                    for i, (made, score) in enumerate(zip(each.made, each.scores, strict=True), 1)
+                ],
+                "ranked": [ranked(each, rank, pair) for rank, pair in zip(RANKED, each.ranked, strict=False)],
+            }
+            for each in group
+        ],
+    }
 
 
 def _judgements(found: BenchRecord) -> list[claims.Judgement]:

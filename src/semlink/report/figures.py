@@ -49,16 +49,17 @@ def _inline(svg: str) -> str:
     return svg.replace(TEXT, "currentColor")
 
 
-def strip_uri(images: Tensor) -> str:
+def strip_uri(images: Tensor, zoom: int | None = None) -> str:
     """Return a PNG data URI of images side by side, each pixel enlarged to a square.
 
     Args:
         images: (N, C, H, W) in [0, 1], C 1 or 3.
+        zoom: pixels that a square is wide; as many as make an image about 112 high if left out.
     """
     from PIL import Image
 
     channels, height, width = images.shape[1:]
-    zoom = max(1, 112 // height)
+    zoom = zoom or max(1, 112 // height)
     gap = max(2, zoom * width // 14)
     levels = (255 * images.float().clamp(0, 1)).round().to(torch.uint8)
     levels = levels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
