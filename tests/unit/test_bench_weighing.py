@@ -11,6 +11,7 @@ from semlink.bench.graph import build
 from semlink.bench.recipes import load
 from semlink.bench.store import Store
 from semlink.bench.weighing import weigh
+from semlink.report import bench_page
 from semlink.report.bench import tables
 
 RECIPE = """
@@ -96,3 +97,11 @@ def test_the_table_shows_them(weighed):
     at = head.index("multiply-adds, adversary")
     assert lines[0][at] == ""
     assert lines[1][at] != ""
+
+
+def test_its_page_has_the_table_and_no_figure(weighed, tmp_path):
+    record.write(tmp_path / "record.json", weighed[2])
+    page, *_ = bench_page.write(tmp_path, tmp_path / "page.html")
+    text = page.read_text()
+    assert "ms to transmit" in text
+    assert "<img" not in text

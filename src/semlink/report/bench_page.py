@@ -48,7 +48,7 @@ def write(folder: Path, out: Path) -> list[Path]:
         SemlinkError: there is no record, it is damaged, or it has no numbers yet.
     """
     found = record.read(folder / "record.json", BenchRecord)
-    if not found.rows:
+    if not found.rows and not found.costs:
         raise SemlinkError(f"{folder} has no numbers yet; run 'semlink bench {found.name}' first")
     shown, (seen, unseen) = tables(found), _pictures(found, folder, out)
     recipe = {key: found.recipe[key] for key in ("links", "attacks", "evaluation") if found.recipe.get(key)}
