@@ -1,10 +1,11 @@
 # make quickstart   install and run the main job on the embedded data
 # make test         install what tests need and run every check
+# make bench-speed  time Semlink next to others; results go to results/speed/
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: quickstart test install install-test clean
+.PHONY: quickstart test bench-speed install install-test clean
 
 quickstart: install
 	$(BIN)/semlink quickstart
@@ -17,6 +18,10 @@ test: install-test
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
+
+bench-speed: export OMP_NUM_THREADS = 1
+bench-speed: install-test
+	$(BIN)/python benchmarks/speed.py --out results/speed/cpu.json
 
 install: .venv/installed
 install-test: .venv/installed-test

@@ -5,6 +5,7 @@ The noise variance ``n0`` is complex everywhere: n ~ CN(0, n0), n0 / 2 on each r
 :func:`semlink.phy.zero_force` returns, with its noise variance.
 """
 
+import functools
 import math
 from typing import Literal
 
@@ -117,18 +118,25 @@ class Constellation(nn.Module):
             SemlinkError: the method is unknown.
         """
         check_name("LLR method", method, ("exact", "max-log"))
-        reduce = torch.logsumexp if method == "exact" else torch.amax
+        combine = torch.logaddexp if method == "exact" else torch.maximum
         if self.family == "psk":
-            exponents, labels = self._exponents(symbols, n0), self.bits.bool()
+            places, levels, labels = symbols[None], self.points, self.bits
         else:
             side, half = math.isqrt(self.order), self.bits.shape[1] // 2
-            rails = torch.view_as_real(symbols).flip(-1)  # the imaginary rail holds the leading bits
-            squares = (rails[..., None] - self.rails[:side, 0]).square()
-            exponents, labels = -squares / _align(n0, squares), self.bits[:side, half:].bool()
-        exponents = exponents[..., None]
-        one = reduce(exponents.masked_fill(~labels, -math.inf), dim=-2)
-        zero = reduce(exponents.masked_fill(labels, -math.inf), dim=-2)
-        return (one - zero) if self.family == "psk" else (one - zero).flatten(-2)
+            # the imaginary rail holds the leading bits
+            places, levels, labels = (
+                torch.stack([symbols.imag, symbols.real]),
+                self.rails[:side, 0],
+                self.bits[:side, half:],
+            )
+        # level by level: sums over a small last axis are several times slower
+        exponents = [-(places - level).abs().square() / n0 for level in levels]
+        found = []
+        for bit in labels.bool().T.tolist():
+            one = functools.reduce(combine, (each for each, is_one in zip(exponents, bit, strict=True) if is_one))
+            zero = functools.reduce(combine, (each for each, is_one in zip(exponents, bit, strict=True) if not is_one))
+            found.append(one - zero)
+        return torch.stack(found, -1).movedim(0, -2).flatten(-2)
 
     def expected_symbol(self, probabilities: Tensor) -> Tensor:
         """Return ``sum_i p_i c_i``, differentiable in p: (B, n, M) float32 -> (B, n) complex64.

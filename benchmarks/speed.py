@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast next to others: ``python benchmarks/speed.py [--rows PART ...] [--out FILE]``, or ``make bench-speed``.
+
+Each row does the same work by Semlink and by its peers, in turn, in one process of one thread, and compares the fastest
+of several rounds: what else a machine does only ever adds time. The ratio is to the best peer. Before anything is timed
+the results are held to each other, so that no row compares two different things.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import komm
+import numpy as np
+import torch
+from sionna.phy import config
+from sionna.phy.channel import AWGN as TheirAWGN
+from sionna.phy.channel import ApplyFlatFadingChannel, GenerateFlatFadingChannel
+from sionna.phy.mapping import Constellation as TheirConstellation
+from sionna.phy.mapping import Demapper, Mapper
+from skimage.metrics import structural_similarity
+from sklearn.metrics import mutual_info_score
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+import semlink
+from semlink import phy
+from semlink.bench import evaluator, links
+from semlink.metrics import mean_interval, mi_leakage, mi_null, psnr_db, ssim
+from semlink.training import describe_machine, seeded
+
+config.device = "cpu"
+ROUNDS = 7
+Work = Callable[[], object]
+
+
+@dataclass
+class Row:
+    """A comparison: seconds of each side for the same work, and what the ratio is to be."""
+
+    work: str
+    target: float | None
+    seconds: dict[str, float]
+
+    @property
+    def peer(self) -> str:
+        """The fastest of the others."""
+        return min((name for name in self.seconds if name != "semlink"), key=lambda name: self.seconds[name])
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster than the best peer."""
+        return self.seconds[self.peer] / self.seconds["semlink"]
+
+
+def fastest(works: dict[str, Work], rounds: int = ROUNDS) -> dict[str, float]:
+    """Return the least seconds of each, after a round to warm up; they take turns."""
+    least = dict.fromkeys(works, float("inf"))
+    for number in range(rounds + 1):
+        for name, work in works.items():
+            begun = time.perf_counter()
+            work()
+            if number:
+                least[name] = min(least[name], time.perf_counter() - begun)
+    return least
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    """Return a seeded source of randomness."""
+    return torch.Generator().manual_seed(seed)
+
+
+def channels() -> list[Row]:
+    """AWGN, Rayleigh fading and the interference channel, on 4,096 images of 64 symbols."""
+    x = phy.normalise_power(torch.randn(4096, 64, dtype=torch.complex64, generator=generator()))
+    n0, g = torch.tensor(0.1), generator(1)
+    awgn, fading = phy.AWGN(), phy.Rayleigh()
+    theirs, draw, apply = TheirAWGN(), GenerateFlatFadingChannel(1, 1), ApplyFlatFadingChannel()
+    found = [
+        Row(
+            "AWGN, 4,096 x 64 symbols",
+            1.2,
+            fastest({"semlink": lambda: awgn(x, 10.0, g), "sionna": lambda: theirs(x, n0)}),
+        )
+    ]
+
+    def rayleigh() -> Tensor:
+        gains = draw(4096)[:, 0]  # one for each image
+        return theirs(gains * x, n0)
+
+    found.append(
+        Row("Rayleigh, one gain an image", 1.2, fastest({"semlink": lambda: fading(x, 10.0, g), "sionna": rayleigh}))
+    )
+    medium = phy.Interference(2, 2, 2)
+    X = phy.normalise_block(torch.randn(2048, 2, 2, 16, dtype=torch.complex64, generator=generator(2)))
+    column = X.permute(0, 3, 1, 2).reshape(-1, 4)
+
+    def ours() -> Tensor:
+        return medium(X, medium.draw(2048, g), 10.0, g)
+
+    both = GenerateFlatFadingChannel(4, 4)
+
+    def stacked() -> Tensor:
+        return apply(column, both(2048).repeat_interleave(16, 0), n0)
+
+    H = medium.draw(2048, generator(3))
+    block = H.transpose(2, 3).reshape(2048, 4, 4)
+    silent = medium(X, H, 300.0, g).permute(0, 3, 1, 2).reshape(-1, 4)
+    torch.testing.assert_close(silent, apply(column, block.repeat_interleave(16, 0)), rtol=1e-4, atol=1e-4)
+    found.append(Row("interference channel, K = 2, 2x2, 16 uses", 1.2, fastest({"semlink": ours, "sionna": stacked})))
+    return found
+
+
+def constellations() -> list[Row]:
+    """Mapping, hard decisions and LLRs of 16- and 64-QAM, 200,000 symbols."""
+    found = []
+    for order in (16, 64):
+        ours, width = phy.qam(order, "gray"), order.bit_length() - 1
+        labels = (ours.bits.long() << torch.arange(width - 1, -1, -1)).sum(1)
+        points = torch.empty_like(ours.points)
+        points[labels] = ours.points
+        theirs = TheirConstellation("custom", width, points=points)
+        other = komm.QAMConstellation(order, deltas=(6 / (order - 1)) ** 0.5)
+        sent = torch.randint(order, (200_000,), generator=generator())
+        bits, indices = ours.bits[sent].float().reshape(1, -1), sent.numpy()
+        mapper, n0 = Mapper(constellation=theirs), torch.tensor(0.1)
+        torch.testing.assert_close(ours.modulate(sent), mapper(bits)[0])
+        mapping = {
+            "semlink": lambda ours=ours, sent=sent: ours.modulate(sent),
+            "sionna": lambda mapper=mapper, bits=bits: mapper(bits),
+            "komm": lambda other=other, indices=indices: other.indices_to_symbols(indices),
+        }
+        found.append(Row(f"{order}-QAM mapping", 1.2, fastest(mapping)))
+        y = phy.AWGN()(ours.modulate(sent)[None], 10.0, generator(1)).symbols
+        hard, column = Demapper("maxlog", constellation=theirs, hard_out=True), y[0].numpy()[:, None]
+        assert torch.equal(ours.bits[ours.demodulate(y)].float().flatten(), hard(y, n0).flatten())
+        deciding = {
+            "semlink": lambda ours=ours, y=y: ours.demodulate(y),
+            "sionna": lambda hard=hard, y=y, n0=n0: hard(y, n0),
+            "komm": lambda other=other, column=column: other.closest_indices(column.ravel()),
+        }
+        found.append(Row(f"{order}-QAM hard decisions", 1.2, fastest(deciding)))
+        soft = Demapper("app", constellation=theirs)
+        torch.testing.assert_close(ours.llr(y, 0.1).flatten(), soft(y, n0).flatten(), rtol=1e-3, atol=2e-3)
+        weighing = {
+            "semlink": lambda ours=ours, y=y: ours.llr(y, 0.1),
+            "sionna": lambda soft=soft, y=y, n0=n0: soft(y, n0),
+        }
+        found.append(Row(f"{order}-QAM LLRs", 4.0, fastest(weighing)))
+    return found
+
+
+def quality() -> list[Row]:
+    """SSIM and PSNR of 1,000 pairs of 32 x 32 colour images, each by itself."""
+    x = torch.rand(1000, 3, 32, 32, generator=generator())
+    y = (x + 0.1 * torch.randn(x.shape, generator=generator(1))).clamp(0, 1)
+    arrays = list(zip(x.numpy(), y.numpy(), strict=True))
+    wang = {
+        "gaussian_weights": True,
+        "use_sample_covariance": False,
+        "sigma": 1.5,
+        "data_range": 1.0,
+        "channel_axis": 0,
+    }
+
+    def by_torchmetrics() -> object:
+        return structural_similarity_index_measure(y, x, data_range=1.0, reduction="none")
+
+    def by_scikit_image() -> Any:
+        return [structural_similarity(a, b, **wang) for a, b in arrays]
+
+    np.testing.assert_allclose(ssim(x, y), by_scikit_image(), atol=1e-4)
+    works = {"semlink": lambda: ssim(x, y), "torchmetrics": by_torchmetrics, "scikit-image": by_scikit_image}
+    found = [Row("SSIM, 1,000 images 3 x 32 x 32", 3.0, fastest(works, 3))]
+    dims = (1, 2, 3)
+
+    def psnr() -> Tensor:
+        return peak_signal_noise_ratio(y, x, data_range=1.0, reduction="none", dim=dims)
+
+    torch.testing.assert_close(psnr_db(x, y), psnr())
+    found.append(Row("PSNR of the same", 1.0, fastest({"semlink": lambda: psnr_db(x, y), "torchmetrics": psnr})))
+    return found
+
+
+def leakage() -> list[Row]:
+    """MI leakage of 10,000 pairs; by scikit-learn pair by pair without null and interval, scaled up from 200."""
+    x = torch.rand(10_000, 3, 32, 32, generator=generator())
+    y = (x + 0.2 * torch.randn(x.shape, generator=generator(1))).clamp(0, 1)
+    few = [
+        tuple((255 * each).round().byte().numpy().ravel() for each in pair)
+        for pair in zip(x[:200], y[:200], strict=True)
+    ]
+
+    def ours() -> object:
+        return mean_interval(mi_leakage(x, y)), mi_null(x, y, generator(2))
+
+    def theirs() -> list[float]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # 256 labels look continuous to it
+            return [mutual_info_score(a, b) for a, b in few]
+
+    np.testing.assert_allclose(mi_leakage(x[:200], y[:200], "sk256-nats"), theirs(), rtol=1e-4)
+    seconds = fastest({"semlink": ours, "scikit-learn": theirs}, 2)
+    seconds["scikit-learn"] *= len(x) / len(few)
+    return [Row("MI leakage, 10,000 pairs, null and interval", 100.0, seconds)]
+
+
+def evaluation() -> list[Row]:
+    """Evaluation over 5 SNRs and 10 noise draws of 500 images: encoded once, or the whole link each time."""
+    link = semlink.create("deepjscc", data="cifar10", channel_uses=64)
+    link.scheme.eval()
+    images, device = torch.rand(500, 3, 32, 32, generator=generator()), torch.device("cpu")
+    test = links.data.ImageSet((255 * images).round().byte(), torch.zeros(500, dtype=torch.int64))
+    shown, grid = test.batch(torch.arange(500))[0], [4.0, 8.0, 12.0, 16.0, 20.0]
+
+    def ours() -> object:
+        return evaluator.measure(link, test, grid, 10, 0, device)
+
+    def whole() -> list[Tensor]:
+        noise = seeded(0, "plain")
+        return [link.deliver(shown, snr_db, noise) for snr_db in grid for _ in range(10)]
+
+    receiver = torch.no_grad()(lambda: link.receive(link.channel(sent.symbols, 12.0, generator()), sent.header))
+    sent = link.transmit(shown)
+    share = fastest({"whole": lambda: link.deliver(shown, 12.0, generator()), "receiver": receiver}, 3)
+    most = 1 / (share["receiver"] / share["whole"] + 1 / 50)
+    said = f"evaluation, 5 SNRs x 10 draws (receiver {100 * share['receiver'] / share['whole']:.0f} % of a pass)"
+    return [Row(said, 0.8 * most, fastest({"semlink": ours, "whole link each time": whole}, 2))]
+
+
+def start() -> list[Row]:
+    """The start of the command line; its target is seconds more than Python's own."""
+
+    def run(*words: str) -> Work:
+        return lambda: subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+
+    works = {"semlink": run(sys.executable, "-m", "semlink.cli", "--help"), "python": run(sys.executable, "-c", "pass")}
+    return [Row("semlink --help", None, fastest(works, 5))]
+
+
+TABLE = {each.__name__: each for each in (channels, constellations, quality, leakage, evaluation, start)}
+
+
+def main() -> int:
+    """Measure, print, and write the record if asked to; exit status 1 if a target is missed."""
+    parser = argparse.ArgumentParser(description="How fast next to others.")
+    parser.add_argument("--rows", nargs="*", choices=TABLE, default=list(TABLE), help="parts of the table")
+    parser.add_argument("--out", type=Path, help="file that takes the record, as JSON")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    found = []
+    print(f"{'work':58}{'semlink':>11}{'best peer':>11}  {'peer':22}{'ratio':>8}{'at least':>10}")
+    for name in given.rows:
+        for row in TABLE[name]():
+            found.append(row)
+            target = "" if row.target is None else f"{row.target:.1f}"
+            ours, theirs = row.seconds["semlink"], row.seconds[row.peer]
+            print(f"{row.work:58}{1e3 * ours:8.1f} ms{1e3 * theirs:8.1f} ms  {row.peer:22}{row.ratio:8.1f}{target:>10}")
+    if given.out:
+        libraries = ("torch", "sionna-no-rt", "komm", "torchmetrics", "scikit-image", "scikit-learn")
+        said = {
+            "machine": describe_machine(torch.device("cpu")) | {"python": platform.python_version()},
+            "libraries": {each: version(each) for each in libraries},
+            "rows": [asdict(row) | {"peer": row.peer, "ratio": round(row.ratio, 2)} for row in found],
+        }
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps(said, indent=1) + "\n")
+    return int(any(row.target is not None and row.ratio < row.target for row in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
