@@ -423,12 +423,12 @@ FIELDS = [
     ("costs = 1 # <-\n" + LINK, "costs: expected true or false, not 1"),
     (
         "costs = true\n" + LINK + "[attacks.x] # <-",
-        "attacks: a bench of costs has no attacks; leave them out, or 'costs'",
+        "attacks: a bench of costs has no attacks; leave that out, or 'costs'",
     ),
     ("costs = true\n" + LINK + "[figures.f] # <-\nmetric = 'accuracy'", "figures: a bench of costs has no figures"),
     (
         "costs = true\n[links.a] # <-\nscheme = 'deepjscc'\nstart = 'zoo:x'",
-        "links.a: a bench of costs takes no trained",
+        "links.a: a bench of costs trains and compares",
     ),
     (LINK + KEYED + "[attacks.x]\nwith_secret = true # <-", "attacks.x.with_secret: without a secret: a; name in"),
     # defaults

@@ -5,12 +5,13 @@ import pytest
 import torch
 from boards import Quiet
 
-from semlink.bench import links, record, results, runner, trainer
+from semlink._errors import SemlinkError
+from semlink.bench import code, cost, links, record, results, runner, steps, trainer, weighing
+from semlink.bench.compare import compare
 from semlink.bench.engines import InProcess
 from semlink.bench.graph import build
 from semlink.bench.recipes import load
 from semlink.bench.store import Store
-from semlink.bench.weighing import weigh
 from semlink.report import bench_page
 from semlink.report.bench import tables
 
@@ -76,17 +77,32 @@ def test_an_epoch_of_a_share_of_the_images_is_scaled_to_all(tmp_path, monkeypatc
 
     def told(link, recipe, sets, *rest):
         seen.append((len(sets.transceiver), len(sets.validation)))
-        history, taken = fit(link, recipe, sets, *rest)
-        return [row | {"epoch_seconds": seconds} for row, seconds in zip(history, (9.0, 1.0, 3.0), strict=True)], taken
+        return fit(link, recipe, sets, *rest)
 
+    clock = iter([10.0, 20.0, 23.0, 25.0, 29.0])  # the first epoch warms up, of the others the second is the fastest
     monkeypatch.setattr(trainer, "fit", told)
+    monkeypatch.setattr(weighing, "_spent", lambda device: next(clock))
     recipe = links.make_recipe("deepjscc", preset="smoke", precision="fp32")
     whole = links.image_sets(recipe)
-    done = weigh(recipe, torch.device("cpu"), tmp_path / "cost.json", batches=1)
+    done = weighing.weigh(recipe, torch.device("cpu"), tmp_path / "cost.json", batches=1)
     share = seen[0][0] / len(whole.transceiver)
     assert seen[0][1] == round(share * len(whole.validation))
-    assert done.epoch_seconds == pytest.approx(2.0 / share, abs=1e-3)  # the first epoch warms up
+    assert done.epoch_seconds == pytest.approx(2.0 / share, abs=1e-3)
+    assert done.timing["training_seconds"] == 19.0
     assert record.read(tmp_path / "cost.json", record.CostRecord) == done
+
+
+def test_the_witness_of_changed_code_covers_every_count(weighed, monkeypatch):
+    graph, _, _ = weighed
+    cell = next(cell for cell in graph.cells if cell.link == "plain")
+    hashes = {steps.STEPS["cost"].trial(cell.spec, {}, torch.device("cpu")).sha256}
+    for name in ("held", "multiply_adds", "parameters"):
+        with monkeypatch.context() as patch:
+            found = getattr(cost, name)
+            patch.setattr(cost, name, lambda link, found=found: {key: value + 1 for key, value in found(link).items()})
+            hashes.add(steps.STEPS["cost"].trial(cell.spec, {}, torch.device("cpu")).sha256)
+    torch.set_flush_denormal(False)
+    assert len(hashes) == 4
 
 
 def test_the_table_shows_them(weighed):
@@ -105,3 +121,17 @@ def test_its_page_has_the_table_and_no_figure(weighed, tmp_path):
     text = page.read_text()
     assert "ms to transmit" in text
     assert "<img" not in text
+
+
+def test_every_number_is_in_the_csv_and_nothing_is_compared(weighed):
+    _, _, found = weighed
+    lines = bench_page.as_csv(found).splitlines()
+    assert f"plain,,parameters.total,,{found.costs[0].parameters['total']}" in lines
+    assert f"pair,,epoch_seconds,,{found.costs[2].epoch_seconds}" in lines
+    with pytest.raises(SemlinkError, match="benches of costs are not compared"):
+        compare(found, found)
+
+
+def test_what_counts_costs_counts_in_the_name_of_its_cells():
+    assert "semlink.bench.cost" in code.imported(*weighing.modules("deepjscc", "awgn"))
+    assert "semlink.bench.cost" not in code.imported(*trainer.modules("deepjscc", "awgn"))

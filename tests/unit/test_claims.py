@@ -219,6 +219,8 @@ def test_a_cost_that_was_not_measured_is_missing():
     trained = costly(a=100, c=100)
     trained.costs[1] = trained.costs[1].model_copy(update={"transmit_seconds": None})
     assert verdict(text, trained).missing == ["start, image seconds: c was not measured"]
+    text = CLAIM + COST.format("epoch_seconds") + 'links = ["a", "c"]\nwithin = 0.1\n'
+    assert verdict(text, costly(a=100, c=0)).missing == ["start, epoch seconds: c was not measured"]
 
 
 @pytest.mark.parametrize(
@@ -226,6 +228,7 @@ def test_a_cost_that_was_not_measured_is_missing():
     [
         COST.format("parameters") + 'metric = "accuracy"\nsnr_db = [4]\nhigher = ["a"]\nlower = ["b"]\n',
         COST.format("parameters") + 'links = ["a"]\nleast = 3\n',
+        COST.format("parameters") + 'attacks = ["x"]\nhigher = ["a"]\nlower = ["b"]\n',
         '[[claims.tests]]\nrecord = "start"\nmetric = "accuracy"\nhigher = ["a"]\nlower = ["b"]\n',
         COST.format("watts") + 'links = ["a", "b"]\nwithin = 0.1\n',
     ],

@@ -36,6 +36,7 @@ NEUTRAL = frozenset(
         "bench.presets",
         "bench.record",
         "bench.zoo",
+        "training.processes",
         "training.progress",
     )
 )
@@ -51,12 +52,12 @@ def modules_sha256(*modules: str) -> str:
 
 
 def imported(*modules: str) -> set[str]:
-    """Return ``modules`` and the modules of Semlink that they import, directly or not, without NEUTRAL ones."""
+    """Return ``modules`` and what they import from Semlink, directly or not; NEUTRAL ones only if they are named."""
     found: set[str] = set()
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name not in found and name not in NEUTRAL:
+        if name not in found and (name in modules or name not in NEUTRAL):
             found.add(name)
             waiting += _imports(name)
     return found

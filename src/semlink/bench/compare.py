@@ -59,6 +59,8 @@ def compare(first: BenchRecord, second: BenchRecord, store: Store | None = None)
     """
     there, here = ({row.key: row for row in each.rows} for each in (first, second))
     pairs = [(row, here[key]) for key, row in there.items() if key in here]
+    if not pairs and first.costs and second.costs and not (there or here):
+        raise SemlinkError("benches of costs are not compared, for no interval goes with a cost; read both tables")
     if not pairs:
         names = " and ".join(f"{each.name} (variant {each.variant})" for each in (first, second))
         raise SemlinkError(f"{names} have no number in common; compare records of the same links, metrics and SNRs")

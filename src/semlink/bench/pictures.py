@@ -83,7 +83,10 @@ def gather(found: BenchRecord, store: Store) -> list[Pictures]:
         rows.setdefault((row.link, row.attack), []).append(row)
     for about, mine in rows.items():
         if about in cells and (tensors := _read(cells[about])):
-            held.append(_pictures(found, mine, tensors))
+            try:
+                held.append(_pictures(found, mine, tensors))
+            except (SemlinkError, KeyError, ValueError, IndexError, RuntimeError):
+                raise SemlinkError(_damaged(cells[about], "its images do not fit together")) from None
     return held
 
 
@@ -115,6 +118,7 @@ def draw(folder: Path, found: BenchRecord, store: Store) -> list[Path]:
     """
     groups = grouped(each for each in gather(found, store) if each.is_shareable)
     if not groups:
+        (folder / FILE).unlink(missing_ok=True)  # of an earlier recipe of this name
         return []
     lines: list[tuple[str, Tensor, Sequence[float]]] = []
     for group in groups:
@@ -159,7 +163,11 @@ def _read(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         return {}
     except SafetensorError as error:
-        raise SemlinkError(f"{path} is damaged ({error}); run the bench again, which makes it anew") from None
+        raise SemlinkError(_damaged(path, str(error))) from None
+
+
+def _damaged(path: Path, why: str) -> str:
+    return f"{path} is damaged ({why}); run the bench again, which makes it anew"
 
 
 def _figure(path: Path, title: str, lines: Sequence[tuple[str, Tensor, Sequence[float]]]) -> None:

@@ -107,8 +107,9 @@ class TrainRecord(Record):
 class CostRecord(Record):
     """What a link takes: sizes by part, seconds to transmit and to receive one image alone, seconds of an epoch.
 
-    ``epoch_seconds`` are those of a share of the images, scaled to all; ``training_bytes`` the most memory of the
-    process meanwhile, what it held before included, or on a GPU of what was allocated there.
+    All are of one thread. ``epoch_seconds`` are the processor's for a share of the images, the least of three epochs,
+    scaled to all; ``training_bytes`` the most memory of the process meanwhile, runtime and images included, or on a GPU
+    of what was allocated there.
     """
 
     kind: Literal["cost"] = "cost"

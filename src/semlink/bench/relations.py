@@ -21,7 +21,7 @@ def relations(content: "Content") -> Iterator[tuple[Keys, Callable[..., Any], tu
 
     links, measured = content.links, content.evaluation.metrics
     if content.costs:
-        for key in ("attacks", "figures"):
+        for key in ("attacks", "figures", "evaluation"):
             yield (key,), _check_empty, (key, getattr(content, key))
         for name, link in links.items():
             yield ("links", name), _check_untrained, (link,)
@@ -77,14 +77,14 @@ def relations(content: "Content") -> Iterator[tuple[Keys, Callable[..., Any], tu
         yield at, _check_file, (name, content.figures)
 
 
-def _check_empty(key: str, entries: dict[str, Any]) -> None:
-    if entries:
-        raise SemlinkError(f"a bench of costs has no {key}; leave them out, or 'costs'")
+def _check_empty(key: str, entries: Any) -> None:
+    if entries and entries != type(entries)():
+        raise SemlinkError(f"a bench of costs has no {key}; leave that out, or 'costs'")
 
 
 def _check_untrained(link: "LinkEntry") -> None:
-    if link.weights is not None or link.start is not None:
-        raise SemlinkError("a bench of costs takes no trained weights; leave out 'weights' and 'start'")
+    if link.weights is not None or link.start is not None or link.against is not None:
+        raise SemlinkError("a bench of costs trains and compares nothing; leave out 'weights', 'start' and 'against'")
 
 
 def _check_one_seed(link: "LinkEntry") -> None:

@@ -147,8 +147,8 @@ class Fetch(Step):
     files = ("run/record.json", "run/weights.safetensors")
 
     def modules(self, spec: Spec) -> tuple[str, ...]:
-        """Return the zoo's module."""
-        return (zoo.__name__,)
+        """Nothing is computed here."""
+        return ()
 
     def run(self, spec: Spec, inputs: Inputs, folder: Path, device: torch.device, watch: Watcher) -> None:
         """Copy the link's weights and record."""
@@ -197,11 +197,13 @@ class Weigh(Step):
         weighing.weigh(recipe_of(spec, None, device), device, folder / "cost.json")
 
     def trial(self, spec: Spec, inputs: Inputs, device: torch.device) -> Trial:
-        """Measure with one batch an epoch; the witness is the network that it has trained."""
+        """Measure with one batch an epoch; the witness is of the network that it has trained, and of all counts."""
         with tempfile.TemporaryDirectory() as work:
             done = weighing.weigh(recipe_of(spec, None, device), device, Path(work) / "cost.json", batches=1)
             size = (Path(work) / "cost.json").stat().st_size
-        return Trial(done.weights_sha256, weighing.BATCHES * float(done.timing["seconds"]), size)
+        counts = done.model_dump_json(include=weighing.COUNTS | {"weights_sha256"})
+        seconds = float(done.timing["seconds"]) + (weighing.BATCHES - 1) * float(done.timing["training_seconds"])
+        return Trial(hashlib.sha256(counts.encode()).hexdigest(), seconds, size)
 
 
 class Attack(Step):

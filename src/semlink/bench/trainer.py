@@ -30,7 +30,7 @@ from semlink.bench.scoring import score
 from semlink.data import DataSet, ImageSet, describe
 from semlink.phy import Received
 from semlink.schemes import Key, Link
-from semlink.training import Batches, Fit, Watcher, checkpoint, make_board, make_fabric, seeded
+from semlink.training import Batches, Fit, Watcher, checkpoint, make_board, make_fabric, seeded, together
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -77,7 +77,9 @@ def train(
     link = links.build(recipe)  # before anything is written: a recipe that cannot be built leaves no folder behind
     if board is not None:
         make_board(board)
-    if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process owns the folder; those that it starts compute
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process owns the folder; the others compute
+        if (folder / "record.json").exists():  # where torchrun started all: the first has nothing to do either
+            return links.read_run(folder)
         _give_key(link, recipe, folder, key)
         return _train(link, recipe, folder, device, devices, watch, start, board)
     _refuse_foreign(folder)
@@ -104,32 +106,32 @@ def _train(
 ) -> record.TrainRecord:
     begun, sets = time.perf_counter(), links.image_sets(recipe)
     plan, fabric = schedule(recipe), make_fabric(device, recipe.precision, devices, board)
-    history, taken = fit(link, recipe, sets, plan, folder, fabric, watch, start)
-    if fabric.is_global_zero:
-        checkpoint.save_tensors(folder / "weights.safetensors", links.weights_in(link.scheme))
-        origin = record.origin(
-            recipe,
-            sets.provenance,
-            sha256_file(folder / "weights.safetensors"),
-            fabric.device,
-            code.modules_sha256(*modules(recipe.scheme, recipe.channel)),
-            training_seconds=sum(row["epoch_seconds"] for row in history),
-            last_session_seconds=time.perf_counter() - begun,
-        )
-        origin["machine"]["processes"] = fabric.world_size
-        done = record.TrainRecord(
-            **origin,
-            started_by_step_sha256=started_by,
-            started_from=taken,
-            selection="weights of the last epoch",
-            schedule=plan.describe() | {"training_images": len(sets.transceiver)},
-            **_cost(link, sets.validation),
-            describes=link.scheme.describe(),
-            history=history,
-        )
-        record.write(folder / "record.json", done)
-        checkpoint.remove(folder)
-    fabric.barrier()
+    with together(fabric):
+        history, taken = fit(link, recipe, sets, plan, folder, fabric, watch, start)
+        if fabric.is_global_zero:
+            checkpoint.save_tensors(folder / "weights.safetensors", links.weights_in(link.scheme))
+            origin = record.origin(
+                recipe,
+                sets.provenance,
+                sha256_file(folder / "weights.safetensors"),
+                fabric.device,
+                code.modules_sha256(*modules(recipe.scheme, recipe.channel)),
+                training_seconds=sum(row["epoch_seconds"] for row in history),
+                last_session_seconds=time.perf_counter() - begun,
+            )
+            origin["machine"]["processes"] = fabric.world_size
+            done = record.TrainRecord(
+                **origin,
+                started_by_step_sha256=started_by,
+                started_from=taken,
+                selection="weights of the last epoch",
+                schedule=plan.describe() | {"training_images": len(sets.transceiver)},
+                **_cost(link, sets.validation),
+                describes=link.scheme.describe(),
+                history=history,
+            )
+            record.write(folder / "record.json", done)
+            checkpoint.remove(folder)
     return links.read_run(folder)
 
 

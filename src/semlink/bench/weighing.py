@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a link takes to use and to train, measured on a network that a few batches have trained.
+"""What a link takes to use and to train, measured on a network that a few batches have trained, on one thread.
 
-Every number but seconds and memory follows from the design. Times are those of this machine while nothing else is done
-there: a bench of costs is to be run with one worker.
+Every number but seconds and memory follows from the design. Seconds of an epoch are of the processor and the least of
+several, so that other work on the machine hardly changes them; on a GPU they are of the clock.
 """
 
 import dataclasses
-import statistics
+import itertools
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
 from semlink.bench import attacker, code, cost, links, record, trainer
 from semlink.data import DataSet
-from semlink.training import make_fabric
+from semlink.training import Moment, make_fabric
 
-BATCHES, EPOCHS = 8, 3  # of the training that is timed; its first epoch warms up
+BATCHES, EPOCHS = 8, 4  # of the training that is timed; its first epoch warms up
+#: Fields of the record that are the same on every machine.
+COUNTS = {"parameters", "held", "multiply_adds", "channel_uses", "payload_bits"}
 
 
 def weigh(recipe: record.Recipe, device: torch.device, out: Path, batches: int = BATCHES) -> record.CostRecord:
@@ -30,13 +33,20 @@ def weigh(recipe: record.Recipe, device: torch.device, out: Path, batches: int =
     link, sets, begun = links.build(recipe), links.image_sets(recipe), time.perf_counter()
     few, share = _few(sets, trainer.schedule(recipe).batch_size, batches)
     plan = dataclasses.replace(trainer.schedule(recipe), epochs=EPOCHS, patience=None)
+    spent = [_spent(device)]
+
+    def note(moment: Moment) -> None:
+        if moment.progress * EPOCHS >= len(spent) - 1e-9:  # the end of an epoch
+            spent.append(_spent(device))
+
     _forget_peak(device)
-    with tempfile.TemporaryDirectory() as work:
-        history, _ = trainer.fit(link, recipe, few, plan, Path(work), make_fabric(device, recipe.precision))
-    peak = _peak(device)
-    images = sets.validation.batch(torch.arange(min(len(sets.validation), 500)))[0]
-    with torch.no_grad():
-        found = cost.cost(link, images)
+    with tempfile.TemporaryDirectory() as work, _one_thread():
+        trainer.fit(link, recipe, few, plan, Path(work), make_fabric(device, recipe.precision), note)
+        peak = _peak(device)
+        images = sets.validation.batch(torch.arange(min(len(sets.validation), 500)))[0]
+        with torch.no_grad():
+            found = cost.cost(link, images)
+    epochs = [after - before for before, after in itertools.pairwise(spent)][1:]
     done = record.CostRecord(
         **record.origin(
             recipe,
@@ -45,9 +55,10 @@ def weigh(recipe: record.Recipe, device: torch.device, out: Path, batches: int =
             device,
             code.modules_sha256(*modules(recipe.scheme, recipe.channel)),
             seconds=time.perf_counter() - begun,
+            training_seconds=spent[-1] - spent[0],
         ),
         **dataclasses.asdict(found),
-        epoch_seconds=round(statistics.median(row["epoch_seconds"] for row in history[1:]) / share, 3),
+        epoch_seconds=round(min(epochs) / share, 3),
         training_bytes=peak,
     )
     record.write(out, done)
@@ -56,7 +67,7 @@ def weigh(recipe: record.Recipe, device: torch.device, out: Path, batches: int =
 
 def modules(scheme: str, channel: str) -> tuple[str, ...]:
     """Return the modules on which the cost of ``scheme`` depends, but for what they import."""
-    return __name__, *links.modules_of(scheme, channel)
+    return __name__, cost.__name__, *links.modules_of(scheme, channel)
 
 
 def _few(sets: DataSet, batch_size: int, batches: int) -> tuple[DataSet, float]:
@@ -68,8 +79,24 @@ def _few(sets: DataSet, batch_size: int, batches: int) -> tuple[DataSet, float]:
     return dataclasses.replace(sets, transceiver=few[0], validation=few[1]), share
 
 
+def _spent(device: torch.device) -> float:
+    """Return the seconds that this process has computed, or of the clock where a GPU does."""
+    return time.process_time() if device.type == "cpu" else time.perf_counter()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
+        torch.cuda.init()
         torch.cuda.reset_peak_memory_stats(device)
     else:
         with suppress(OSError):  # of Linux alone

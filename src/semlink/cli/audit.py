@@ -37,7 +37,7 @@ class Audit(Common):
     """METRIC=VALUE, as psnr_db=18: exit 1 if the 95 % interval of the strongest attack reaches above, or if the metric
     was not measured."""
     preset: str | None = None
-    """smoke, short, tune, cpu or paper: sizes and schedules of the attacks; cpu, or the run's own, if left out."""
+    """smoke, short, tune, brief, cpu or paper: sizes and schedules of attacks; cpu, or the run's own, if left out."""
     precision: str = "auto"
     """auto, bf16 or fp32."""
     key_file: Path | None = None

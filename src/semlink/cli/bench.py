@@ -264,14 +264,18 @@ class Results:
     """Folder of records, as 'semlink bench --out' writes them."""
     out: Path = Path("results.md")
     """File that takes the page, in Markdown; figures are linked to from there."""
+    json: bool = False
+    """Print the page's path as JSON."""
 
     def run(self) -> None:
         """Write the page."""
         from semlink._files import write_text
         from semlink.report import overview
 
+        if self.out.is_dir():
+            raise SemlinkError(f"{self.out} is a folder; --out names the file that takes the page")
         write_text(self.out, overview.markdown(self.results, self.out))
-        say(f"Page: {self.out}")
+        say(json.dumps({"page": str(self.out)}) if self.json else f"Page: {self.out}")
 
 
 def _said(each: "Judgement") -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Quickstart(Common):
     data: str = "digits"
     """Data set; 'digits' needs no download."""
     preset: str = "cpu"
-    """smoke, short, tune, cpu or paper."""
+    """smoke, short, tune, brief, cpu or paper."""
     snr_db: float = 12.0
     """Es/N0 in training, and on the eavesdropper's own channel, in dB."""
     precision: str = "auto"
@@ -84,7 +84,7 @@ class Train(Common):
     channel_uses: int = 64
     """Complex symbols per image, a multiple of 8; of each antenna for several users."""
     preset: str = "cpu"
-    """smoke, short, tune, cpu, converged or paper."""
+    """smoke, short, tune, brief, cpu, converged or paper."""
     options: list[str] = field(default_factory=list)
     """The scheme's own options, as NAME=VALUE."""
     start: str | None = None

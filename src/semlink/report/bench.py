@@ -129,7 +129,7 @@ def costs_of(found: BenchRecord) -> list[list[str]]:
         "ms to transmit": milliseconds("transmit_seconds"),
         "ms to receive": milliseconds("receive_seconds"),
         "s an epoch": [f"{each.epoch_seconds:.1f}" for each in found.costs],
-        "MB in training": [
+        "MB at most": [
             "" if each.training_bytes is None else f"{each.training_bytes / 1e6:.0f}" for each in found.costs
         ],
         "on": [each.machine for each in found.costs],

@@ -88,6 +88,13 @@ def as_csv(found: BenchRecord) -> str:
         lines.writerow(
             [row.link, row.attack or "", row.metric, snr_db, m.mean, m.low, m.high, m.unit, m.n, m.method, seeds]
         )
+    for each in found.costs:
+        for name in ("parameters", "held", "multiply_adds"):
+            for part, value in getattr(each, name).items():
+                lines.writerow([each.link, "", f"{name}.{part}", "", value])
+        for name in ("channel_uses", "epoch_seconds", "transmit_seconds", "receive_seconds", "training_bytes"):
+            if (value := getattr(each, name)) is not None:
+                lines.writerow([each.link, "", name, "", value])
     return buffer.getvalue()
 
 
@@ -152,7 +159,8 @@ def _pictures(found: BenchRecord, folder: Path, out: Path) -> tuple[list[Picture
     secret = " and ".join(sorted({each.data for each in every if not each.is_shareable}))
     if not secret:
         return every, ""
-    if any((above / ".git").exists() for above in out.resolve().parents):
+    places = [*out.absolute().parents, *out.resolve().parents]  # a link is replaced by the page: both count
+    if any((above / ".git").exists() for above in places):
         why = f"the terms of {secret} forbid publishing images, and this page lies in a Git repository"
         return [each for each in every if each.is_shareable], f"Images of {secret} are left out: {why}."
     return every, f"The terms of {secret} forbid publishing images: keep this page to yourself."

@@ -57,7 +57,10 @@ class Test(_Strict):
         kinds = [bool(self.higher and self.lower), *(x is not None for x in (self.within, self.least, self.spread))]
         if sum(kinds) != 1 or (not kinds[0] and not self.links) or (kinds[1] and len(self.links) != 2):
             raise ValueError("a test names 'higher' and 'lower', two 'links' and 'within', or 'links' and one bound")
-        if bool(self.metric and self.snr_db) == bool(self.cost) or (self.cost and not (kinds[0] or kinds[1])):
+        of_links = bool(self.metric or self.snr_db or self.attacks)
+        if bool(self.metric and self.snr_db) == bool(self.cost) or (
+            self.cost and (of_links or not (kinds[0] or kinds[1]))
+        ):
             raise ValueError("a test names 'metric' and 'snr_db', or compares links by 'cost'")
         return self
 
@@ -186,7 +189,7 @@ def _compared(test: Test, held: BenchRecord) -> Iterator[Finding | str]:
 
 def _costed(test: Test, held: BenchRecord) -> Iterator[Finding | str]:
     """Yield the comparisons of a test of costs, or what of them is missing."""
-    costs = {each.link: value for each in held.costs if (value := _cost(each, test.cost or "")) is not None}
+    costs = {each.link: value for each in held.costs if (value := _cost(each, test.cost or ""))}
     where = f"{held.name}, {(test.cost or '').replace('_', ' ')}"
     alike = [] if test.within is None else [(test.links[0], test.links[1])]
     for first, second in [*((high, low) for high in test.higher for low in test.lower), *alike]:

@@ -32,7 +32,7 @@ def markdown(folder: Path, page: Path) -> str:
 
     claims.records(folder)  # which says what is wrong
     found = [(path.parent, record.read(path, BenchRecord)) for path in sorted(folder.rglob("record.json"))]
-    contents = [f"- [{each.title}](#{_anchor(each)})" for _, each in found]
+    contents = [f"- [{_plain(each.title)}](#{_anchor(each)})" for _, each in found]
     return "\n".join([_HEAD, *contents, *(_section(where, each, page.parent) for where, each in found)]) + "\n"
 
 
@@ -40,7 +40,7 @@ def _section(where: Path, found: BenchRecord, base: Path) -> str:
     variant = "" if found.variant == "default" else f" --variant {found.variant}"
     here = Path(os.path.relpath(where, base)).as_posix()
     _, *made = origin(found).split("; ")
-    lines = ["", f'<a id="{_anchor(found)}"></a>', "", f"## {found.title}", ""]
+    lines = ["", f'<a id="{_anchor(found)}"></a>', "", f"## {_plain(found.title)}", ""]
     lines += [f"`semlink bench {found.name}{variant}` · [record]({here}/record.json) · {'; '.join(made)}"]
     titles = {name.replace(" ", "-"): said.get("title") or name for name, said in found.recipe["figures"].items()}
     for path in sorted(where.glob("*.png"), key=lambda path: ([*titles, path.stem].index(path.stem), path.stem)):
@@ -66,6 +66,10 @@ def _piped(table: Sequence[Sequence[str]]) -> list[str]:
     return [
         "| " + " | ".join(re.sub(r" +", " ", cell.strip()).replace("|", r"\|") for cell in row) + " |" for row in lines
     ]
+
+
+def _plain(title: str) -> str:
+    return re.sub(r"([\\\[\]*_`<>])", r"\\\1", title)
 
 
 def _anchor(found: BenchRecord) -> str:

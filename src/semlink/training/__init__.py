@@ -4,6 +4,7 @@
 from semlink.training.batches import Batches, seeded
 from semlink.training.device import describe_machine, resolve_device, resolve_precision
 from semlink.training.loop import Fit, Moment, TrainingDiverged, Watcher, make_board, make_fabric
+from semlink.training.processes import together
 from semlink.training.progress import ScreenProgress
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "resolve_device",
     "resolve_precision",
     "seeded",
+    "together",
 ]

@@ -22,9 +22,9 @@ class Batches:
 
     Yields ``images (B, C, H, W) float32, targets (B, …)``; for K > 1 users, whose sets must have images of one shape,
     ``(B, K, …)`` of both: groups that are dealt anew each epoch. The order of epoch e depends on the seed and e alone,
-    so a resumed run sees the batches that the run it continues would have seen. Flips alternate: an image is mirrored
-    in every second epoch, starting with a random half of the set, so that two epochs show every image both ways
-    (K. Jordan, arXiv:2404.00498, section 3.6).
+    so a resumed run sees the batches that the run it continues would have seen, and several processes share those that
+    one would have seen alone. Flips alternate: an image is mirrored in every second epoch, starting with a random half
+    of the set, so that two epochs show every image both ways (K. Jordan, arXiv:2404.00498, section 3.6).
 
     Args:
         users: one image set per user.
@@ -64,19 +64,20 @@ class Batches:
             for k, user in enumerate(self.users)
         ]
         share = self.batch_size // self.world
+        mine = slice(self.rank * share, (self.rank + 1) * share)
         for step in range(self.rounds):
-            start = step * self.batch_size + self.rank * share
-            parts = [self._load(k, order[start : start + share], epoch, stream, step) for k, order in enumerate(orders)]
-            if len(parts) == 1:
-                yield parts[0]
-            else:
-                yield torch.stack([p[0] for p in parts], 1), torch.stack([p[1] for p in parts], 1)
+            here = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            parts = [self._load(k, order[here], epoch, stream, step) for k, order in enumerate(orders)]
+            images, targets = parts[0]
+            if len(parts) > 1:
+                images, targets = torch.stack([p[0] for p in parts], 1), torch.stack([p[1] for p in parts], 1)
+            yield images[mine], targets[mine]
 
     def _load(self, user: int, indices: Tensor, epoch: int, stream: str, step: int) -> tuple[Tensor, Tensor]:
         image_set = self.users[user]
         if self.augmentation is None:
             return image_set.batch(indices)
-        shifts = seeded(self.seed, stream, epoch, "shift", user, step, self.rank)
+        shifts = seeded(self.seed, stream, epoch, "shift", user, step, 0)  # of the whole batch, whoever shares in it
         mirrored = self._mirrored[user][indices] ^ bool(epoch % 2)
         where = indices.to(image_set.images.device)
         return augment(image_set.images[where], self.augmentation, shifts, mirrored), image_set.targets[where]

@@ -8,6 +8,7 @@ dropout), so a checkpoint needs no generator state: it holds weights, optimiser 
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -51,15 +52,17 @@ class Watcher(Protocol):
 
 
 def make_fabric(device: torch.device, precision: Precision, devices: int = 1, board: Path | None = None) -> "Fabric":
-    """Return a launched Fabric: ``devices`` > 1 starts that many processes of this command (DDP).
+    """Return a launched Fabric: ``devices`` > 1 starts that many processes of this command (DDP), or torchrun did.
 
     ``board`` is a folder that takes every epoch's losses and validation for TensorBoard.
 
     Raises:
-        SemlinkError: a ``board`` is asked for, and TensorBoard is not installed.
+        SemlinkError: torchrun started more or fewer; a ``board`` is asked for, and TensorBoard is not installed.
     """
     from lightning_fabric import Fabric
 
+    if "TORCHELASTIC_RUN_ID" in os.environ and (started := int(os.environ["WORLD_SIZE"])) != devices:
+        raise SemlinkError(f"torchrun started {started} processes for a training in {devices}; make --devices the same")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision on standard error
     index = [device.index or 0] if device.type == "cuda" and devices == 1 else devices
     fabric = Fabric(
@@ -185,8 +188,12 @@ class Fit:
                             key = name if len(players) == 1 else f"{player.phase.name}.{name}"
                             sums[key] = sums.get(key, 0.0) + value.detach()
                             counts[key] = counts.get(key, 0) + 1
-            if step == rounds - 1 or time.perf_counter() - shown > 0.5:
+            last = step == rounds - 1
+            if last or time.perf_counter() - shown > 0.5:
                 means = {key: float(total) / counts[key] for key, total in sums.items()}
+                if last:  # each process has seen but its share of the images
+                    shares = torch.tensor([*means.values()], dtype=torch.float64, device=fabric.device)
+                    means = dict(zip(means, cast(Tensor, fabric.all_reduce(shares)).tolist(), strict=True))
                 if not all(map(math.isfinite, means.values())):
                     raise TrainingDiverged(
                         f"epoch {epoch + 1}: the loss is not finite ({means}); lower the learning rate"
