@@ -144,24 +144,28 @@ def _estimate(a: Tensor, b: Tensor, variant: _Variant) -> Tensor:
 
 
 def _codes(levels: Tensor, variant: _Variant) -> Tensor:
-    """Return the bin of each grey level, (rows, N) int64."""
+    """Return the bin of each grey level, (rows, N) int32."""
     if not variant.stretched:
-        return levels.long() // (256 // variant.bins)
+        return levels.int() >> (8 - variant.bins.bit_length() + 1)  # bins of 2^k grey levels
     values = levels.double()
     low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
     margin = 0.5 * (low == high)  # numpy's treatment of a flat image
     low, high = low - margin, high + margin
     edges = low + torch.arange(variant.bins, device=levels.device) * ((high - low) / variant.bins)
     # Grey levels often fall on an edge; the arithmetic above is numpy.linspace's, so that they fall to the same side.
-    return torch.searchsorted(edges, values, right=True) - 1
+    return torch.searchsorted(edges, values, right=True, out_int32=True) - 1
 
 
 def _entropy(codes: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-    """Return plug-in entropy in nats and number of occupied cells of each row of ``codes: (rows, N)``, float64."""
+    """Return plug-in entropy in nats and the number of occupied cells of each row of codes (rows, N) int32, float64."""
     rows, samples = codes.shape
-    index = (codes + cells * torch.arange(rows, device=codes.device).unsqueeze(1)).flatten()
+    first = torch.arange(0, cells * rows, cells, dtype=torch.int32, device=codes.device)
+    index = (codes + first.unsqueeze(1)).flatten()
+    counts = torch.bincount(index, minlength=rows * cells)
+    numbers = torch.arange(samples + 1, dtype=torch.float64, device=codes.device)
+    if cells <= 4 * samples:
+        sums = torch.xlogy(numbers, numbers).index_select(0, counts).view(rows, cells).sum(1)
+        return math.log(samples) - sums / samples, (counts > 0).view(rows, cells).sum(1).double()
     # Looked up at the samples, not summed over the cells: 256 x 256 cells are many more than the pixels of an image.
-    counts = torch.bincount(index, minlength=rows * cells)[index].view(rows, samples)
-    logarithm = torch.arange(samples + 1, dtype=torch.float64, device=codes.device).log()
-    used = counts.double().reciprocal().sum(1).round()
-    return math.log(samples) - logarithm[counts].mean(1), used
+    counts = counts[index].view(rows, samples)
+    return math.log(samples) - numbers.log()[counts].mean(1), counts.double().reciprocal().sum(1).round()
