@@ -48,11 +48,10 @@ def noise(shape: tuple[int, ...], variance: float | Tensor, generator: torch.Gen
         generator: the source of randomness.
         device: where the noise is needed.
     """
-    rails = torch.randn(*shape, 2, generator=generator, device=generator.device, dtype=torch.float32)
-    drawn = torch.view_as_complex(rails).to(device)
-    if isinstance(variance, Tensor):
-        return drawn * (variance / 2).sqrt()
-    return drawn * math.sqrt(variance / 2)
+    rails = torch.randn(*shape, 2, generator=generator, device=generator.device, dtype=torch.float32).to(device)
+    # Scaled as reals: a product of complex by real numbers is one of complex by complex ones.
+    rails *= (variance / 2).sqrt().unsqueeze(-1) if isinstance(variance, Tensor) else math.sqrt(variance / 2)
+    return torch.view_as_complex(rails)
 
 
 class Channel(ABC):
