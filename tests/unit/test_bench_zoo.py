@@ -453,7 +453,7 @@ def test_the_zoo_of_this_repository_agrees_with_its_index():
             key: value.shape for key, value in stored.items()
         }
     assert max(sizes, default=0) <= 8_000_000
-    assert sum(sizes) <= 60_000_000
+    assert sum(sizes) <= zoo.LARGEST_ZOO
 
 
 def test_a_change_of_the_zoo_leaves_trained_links_as_they_are():
