@@ -70,7 +70,6 @@ LOST = "error: another process of this training failed or was lost; mend what it
     [
         ("0 SemlinkError", 2, ["error: planned", LOST]),
         ("1 ValueError", 2, ["ValueError: planned", LOST]),
-        ("0 SIGINT", 130, ["error: interrupted", LOST]),
         ("1 SIGKILL", 2, [LOST]),
         ("0 SIGKILL", -9, [LOST]),
     ],

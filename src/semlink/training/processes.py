@@ -30,13 +30,14 @@ def together(fabric: "Fabric") -> Iterator[None]:
     if fabric.world_size == 1:
         yield
         return
+    started = _unwatched(fabric)
     try:
         yield
         fabric.barrier()
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)  # they hold networks, and these the group
         _leave()
-        _dismiss(fabric)
+        _dismiss(started)
         if isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
             raise SemlinkError(
                 "another process of this training failed or was lost; mend what it reported, "
@@ -56,11 +57,19 @@ def _leave() -> None:
     distributed.destroy_process_group()
 
 
-def _dismiss(fabric: "Fabric") -> None:
-    """See to it that no process that this one started outlives it."""
+def _unwatched(fabric: "Fabric") -> list[subprocess.Popen[bytes]]:
+    """Return the processes that this one started, which Fabric watches no more.
+
+    When one of them failed it would kill this one in the middle of a word; that they are lost is noticed anyway.
+    """
     watched = getattr(fabric.strategy.launcher, "procs", [])
     started = watched.copy()
-    watched.clear()  # Fabric kills this process, in the middle of a word, when one that it watches has failed
+    watched.clear()
+    return started
+
+
+def _dismiss(started: list[subprocess.Popen[bytes]]) -> None:
+    """See to it that no process that this one started outlives it."""
     for process in started:
         try:
             process.wait(PATIENCE_SECONDS)
