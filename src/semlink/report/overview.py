@@ -43,6 +43,7 @@ def _section(where: Path, found: BenchRecord, base: Path) -> str:
     lines = ["", f'<a id="{_anchor(found)}"></a>', "", f"## {_plain(found.title)}", ""]
     lines += [f"`semlink bench {found.name}{variant}` · [record]({here}/record.json) · {'; '.join(made)}"]
     titles = {name.replace(" ", "-"): said.get("title") or name for name, said in found.recipe["figures"].items()}
+    titles["test_images"] = "The first test images and what became of them"
     for path in sorted(where.glob("*.png"), key=lambda path: ([*titles, path.stem].index(path.stem), path.stem)):
         lines += ["", f"![{titles.get(path.stem, path.stem.replace('-', ' '))}]({here}/{path.name})"]
     for table in _tables(found):
