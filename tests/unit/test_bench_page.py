@@ -148,6 +148,10 @@ def test_faces_are_on_a_page_of_ones_own_and_on_none_in_a_repository(tmp_path, p
     public, *_ = bench_page.write(folder, tmp_path / "clone" / "docs" / "page.html")
     assert "Images of celeba are left out" in public.read_text()
     assert public.read_text().count("<img src=") == figures
+    link = tmp_path / "clone" / "linked.html"  # which the page replaces
+    link.symlink_to(tmp_path / "outside.html")
+    linked, *_ = bench_page.write(folder, link)
+    assert linked.read_text().count("<img src=") == figures
     store = pictures.store_of(folder)
     assert store is not None
     assert pictures.draw(folder, record.read(folder / "record.json", BenchRecord), store) == []
