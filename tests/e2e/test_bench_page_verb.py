@@ -40,6 +40,12 @@ def test_what_is_neither_a_run_nor_a_bench(tmp_path, words):
     assert not (tmp_path / "page.html").exists()
 
 
+def test_a_variant_is_of_a_recipe_and_not_of_a_folder(tmp_path):
+    said = semlink("report", FIG3, "--variant", "paper", "--out", tmp_path / "page.html")
+    assert said.status == 2
+    assert said.err == f"error: {FIG3} is a folder; --variant is of a bench that is named by its recipe\n"
+
+
 BROWSER = shutil.which("chromium")
 
 

@@ -266,6 +266,8 @@ class Report:
         from semlink.bench.store import Store, default_root
 
         named = self.folders[0]
+        if self.variant is not None and named.is_dir():
+            raise SemlinkError(f"{named} is a folder; --variant is of a bench that is named by its recipe")
         if len(self.folders) == 1 and (named / "record.json").is_file():
             with contextlib.suppress(ValueError, AttributeError):  # damaged: whoever reads it will say so
                 return named if json.loads((named / "record.json").read_text()).get("kind") == "bench" else None
