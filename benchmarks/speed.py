@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast next to others: ``python benchmarks/speed.py [--rows PART ...] [--out FILE]``, or ``make bench-speed``.
 
-Each row does the same work by Semlink and by its peers, in turn, in one process of one thread, and compares the fastest
-of several rounds: what else a machine does only ever adds time. The ratio is to the best peer. Before anything is timed
-the results are held to each other, so that no row compares two different things.
+Each row does the same work by Semlink and by its peers, in turn, in one process of one thread, or of two where networks
+are trained, and compares the fastest of several rounds: what else a machine does only ever adds time. The ratio is to
+the best peer. Before anything is timed the results are held to each other, so that no row compares two different
+things; of trainings, the numbers of parameters.
 """
 
 import argparse
@@ -11,10 +12,8 @@ import json
 import platform
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from typing import Any
 import komm
 import numpy as np
 import torch
+import trainings
+from rows import Row, Work, fastest, generator
 from sionna.phy import config
 from sionna.phy.channel import AWGN as TheirAWGN
 from sionna.phy.channel import ApplyFlatFadingChannel, GenerateFlatFadingChannel
@@ -39,44 +40,6 @@ from semlink.metrics import mean_interval, mi_leakage, mi_null, psnr_db, ssim
 from semlink.training import describe_machine, seeded
 
 config.device = "cpu"
-ROUNDS = 7
-Work = Callable[[], object]
-
-
-@dataclass
-class Row:
-    """A comparison: seconds of each side for the same work, and what the ratio is to be."""
-
-    work: str
-    target: float | None
-    seconds: dict[str, float]
-
-    @property
-    def peer(self) -> str:
-        """The fastest of the others."""
-        return min((name for name in self.seconds if name != "semlink"), key=lambda name: self.seconds[name])
-
-    @property
-    def ratio(self) -> float:
-        """How many times faster than the best peer."""
-        return self.seconds[self.peer] / self.seconds["semlink"]
-
-
-def fastest(works: dict[str, Work], rounds: int = ROUNDS) -> dict[str, float]:
-    """Return the least seconds of each, after a round to warm up; they take turns."""
-    least = dict.fromkeys(works, float("inf"))
-    for number in range(rounds + 1):
-        for name, work in works.items():
-            begun = time.perf_counter()
-            work()
-            if number:
-                least[name] = min(least[name], time.perf_counter() - begun)
-    return least
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    """Return a seeded source of randomness."""
-    return torch.Generator().manual_seed(seed)
 
 
 def channels() -> list[Row]:
@@ -247,7 +210,8 @@ def start() -> list[Row]:
     return [Row("semlink --help", None, fastest(works, 5))]
 
 
-TABLE = {each.__name__: each for each in (channels, constellations, quality, leakage, evaluation, start)}
+TABLE = {each.__name__: (each, 1) for each in (channels, constellations, quality, leakage, evaluation, start)}
+TABLE |= {each.__name__: (each, 2) for each in (trainings.links_steps, trainings.attack_step, trainings.irsc_epoch)}
 
 
 def main() -> int:
@@ -256,11 +220,12 @@ def main() -> int:
     parser.add_argument("--rows", nargs="*", choices=TABLE, default=list(TABLE), help="parts of the table")
     parser.add_argument("--out", type=Path, help="file that takes the record, as JSON")
     given = parser.parse_args()
-    torch.set_num_threads(1)
     found = []
     print(f"{'work':58}{'semlink':>11}{'best peer':>11}  {'peer':22}{'ratio':>8}{'at least':>10}")
     for name in given.rows:
-        for row in TABLE[name]():
+        part, threads = TABLE[name]
+        torch.set_num_threads(threads)
+        for row in part():
             found.append(row)
             target = "" if row.target is None else f"{row.target:.1f}"
             ours, theirs = row.seconds["semlink"], row.seconds[row.peer]

@@ -10,7 +10,7 @@ from torch import nn
 
 from semlink._errors import SemlinkError
 from semlink.nn import Backbone, Classifier, Encoder, ImageDecoder, Optimiser, Phase
-from semlink.nn.blocks import ConvBlock, Residual, Whitening
+from semlink.nn.blocks import Conv3x3, ConvBlock, Residual, Whitening
 from semlink.nn.coders import padded_side
 
 SMALL = Backbone(16, 16)
@@ -81,10 +81,31 @@ def test_whitening_pads_at_the_far_edges_with_the_mean():
     assert out.tolist() == [[4321, 402], [43, 4]]
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 4), (4, 4), (2, 7), (8, 8)])
+def test_convolution_of_small_maps_is_that_of_the_library(kind, shape):
+    generator = torch.Generator().manual_seed(0)
+    x, slope = (torch.randn(6, channels, *shape, generator=generator) for channels in (5, 7))
+    ours, theirs = Conv3x3(5, 7), nn.Conv2d(5, 7, 3, padding=1, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    found = []
+    for layer in (ours, theirs):
+        given = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=kind is torch.bfloat16):
+            y = layer(given)
+        assert y.dtype == kind
+        y.backward(slope.to(kind))
+        found.append((y.float(), given.grad, layer.weight.grad))
+    for mine, reference in zip(*found, strict=True):
+        assert mine.dtype == reference.dtype == torch.float32
+        error = (mine - reference).norm() / reference.norm()
+        assert error < (1e-6 if kind is torch.float32 else 0.01)  # sums of bfloat16, which has 8 bits
+
+
 def test_conv_block_pools_before_the_norm_and_residual_adds():
     block = ConvBlock(3, 8, pool=True)
     assert block(torch.rand(2, 3, 6, 6)).shape == (2, 8, 3, 3)
-    assert [type(layer) for layer in block] == [nn.Conv2d, nn.MaxPool2d, nn.BatchNorm2d, nn.GELU]
+    assert [type(layer) for layer in block] == [Conv3x3, nn.MaxPool2d, nn.BatchNorm2d, nn.GELU]
     residual, x = Residual(4).eval(), torch.rand(2, 4, 5, 5)
     assert torch.equal(residual(x), x + residual.block(x))
     assert not torch.allclose(residual(x), x)

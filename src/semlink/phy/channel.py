@@ -107,7 +107,7 @@ class Channel(ABC):
             h = self.gains(batch, uses, n0, generator)
             if h is not None:
                 faded = h * symbols
-            return Received(faded + noise((batch, uses), n0, generator, symbols.device), h, n0)
+            return Received(noise((batch, uses), n0, generator, symbols.device).add_(faded), h, n0)
 
 
 def noise_variance(snr_db: float | Tensor, batch: int, device: torch.device) -> Tensor:
