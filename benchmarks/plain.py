@@ -132,7 +132,12 @@ def inversion(victim: DeepJSCC, eve: Inversion, snr_db: float) -> Step:
         with torch.no_grad():
             sent = _normalised(victim.encoder(images).flatten(1))
         drawn = eve.decoder(sent + deviation * torch.randn_like(sent))
-        distance = perceptual.distance(perceptual.features(drawn), perceptual.features(images)).mean()
+        with torch.no_grad():
+            wanted = perceptual.features(images)
+        distance = torch.zeros(())
+        for i, (a, b) in enumerate(zip(perceptual.features(drawn), wanted, strict=True)):
+            a, b = (each / (each.norm(dim=1, keepdim=True) + 1e-10) for each in (a, b))
+            distance = distance + ((a - b) ** 2 * perceptual.get_buffer(f"heads_{i}")[:, None, None]).sum(1).mean()
         return F.mse_loss(drawn, images) + distance
 
     return step

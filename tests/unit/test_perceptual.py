@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from semlink._errors import SemlinkError
+from semlink.nn import perceptual
 from semlink.nn.perceptual import Perceptual
 
 NETS = ("vgg16", "alexnet")
@@ -70,6 +71,31 @@ def test_equals_the_published_formula(net: str, side: int):
     terms = torch.tensor([reference(net, a, b) for a, b in zip(x.double().numpy(), y.double().numpy(), strict=True)])
     torch.testing.assert_close(Perceptual(net)(x, y), terms.sum(1), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(Perceptual(net, taps=2)(x, y), terms[:, :2].sum(1), rtol=1e-4, atol=1e-6)
+
+
+def test_compared_in_slices_as_the_formula_says_and_so_are_both_slopes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(perceptual, "_CACHED", 5 * 7)  # five positions at a time: the last slice is a short one
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(3, 7, 4, 3, generator=generator).relu().requires_grad_() for _ in range(2))
+    with torch.no_grad():
+        x[0, :, 1, 1] = y[1, :, 2, 0] = 0.0
+    head, weights = torch.rand(7, generator=generator), torch.tensor([1.0, -2.0, 0.5])
+
+    def formula(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        units = [v / (v.square().sum(1, keepdim=True).clamp_min(1e-40).sqrt() + 1e-10) for v in (a, b)]
+        return ((units[0] - units[1]) ** 2 * head[:, None, None]).sum(1).mean((1, 2))
+
+    results = []
+    for distance in (lambda: perceptual._UnitDistance.apply(x, y, head), lambda: formula(x, y)):
+        found = distance()
+        results.append((found, *torch.autograd.grad((weights * found).sum(), (x, y))))
+    silent = [
+        (v == 0).all(1, keepdim=True) for v in (x, y)
+    ]  # their slopes are as large as the tiny number lets them be
+    for mine, other, hide in zip(*results, (None, *silent), strict=True):
+        hidden = torch.zeros(()) if hide is None else hide
+        torch.testing.assert_close(mine.where(hidden == 0, 0), other.where(hidden == 0, 0), rtol=1e-5, atol=1e-6)
+        assert mine.isfinite().all()
 
 
 @pytest.mark.real_data

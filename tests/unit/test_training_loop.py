@@ -5,6 +5,8 @@ import contextlib
 import itertools
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -322,6 +324,20 @@ def test_denormals_are_flushed(tmp_path, fabric):
         assert (tiny * 0.5 == 0).all()
     finally:
         torch.set_flush_denormal(False)
+
+
+def test_the_command_line_has_denormals_flushed_in_all_threads():
+    check = """
+import torch
+from semlink.cli.common import device_for
+torch.set_num_threads(2)
+device_for("cpu")
+tiny = torch.empty(1 << 20)
+tiny.view(torch.int32).fill_(71362)  # 1e-40
+print((tiny * 0.5).view(torch.int32).count_nonzero().item())
+"""
+    run = subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, text=True)
+    assert run.stdout.split() == ["0"]
 
 
 def test_weights_of_convolutions_are_stored_channels_last(tmp_path, fabric):

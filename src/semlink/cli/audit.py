@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from semlink.cli.common import Common, argument, command, say
+from semlink.cli.common import Common, argument, command, device_for, say
 
 
 @dataclass(kw_only=True)
@@ -51,10 +51,10 @@ class Audit(Common):
         from semlink.cli.links import key_for
         from semlink.report.audit import write_audit_page
         from semlink.report.audit_text import audited
-        from semlink.training import ScreenProgress, resolve_device, resolve_precision
+        from semlink.training import ScreenProgress, resolve_precision
 
         begun = time.perf_counter()
-        device, out = resolve_device(self.device), self.out or Path("audit")
+        device, out = device_for(self.device), self.out or Path("audit")
         target = resolve(
             self.target,
             data_name=self.data,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from semlink._errors import SemlinkError
-from semlink.cli.common import argument, deliver, say
+from semlink.cli.common import argument, deliver, device_for, say
 
 if TYPE_CHECKING:
     import torch
@@ -92,9 +92,8 @@ class Bench(_Stored):
         from semlink.bench.board import ScreenBoard
         from semlink.bench.graph import build
         from semlink.report import bench as report
-        from semlink.training import resolve_device
 
-        device, store = resolve_device(self.device), self._open(make=True)
+        device, store = device_for(self.device), self._open(make=True)
         engine = self._engine(device)
         with ScreenBoard(store) as board:
             reason, note = self.same_code, board.note

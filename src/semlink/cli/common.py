@@ -5,7 +5,10 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 GRID_DB = [4.0, 8.0, 12.0, 16.0, 20.0]
 
@@ -27,6 +30,21 @@ class Common:
     """Where to write; the default is named in the output."""
     json: bool = False
     """Print the record as JSON on standard output, and nothing else there."""
+
+
+def device_for(text: str) -> "torch.device":
+    """Return the device that ``text`` names, as :func:`semlink.training.resolve_device` does.
+
+    From now on the processor takes numbers too small for full precision as zero. Threads inherit this when they start,
+    so the loop, which asks for it too, would be too late for those of torch: half of the optimiser's states, decayed to
+    such numbers, made every step of two threads up to twice as long.
+    """
+    import torch
+
+    from semlink.training import resolve_device
+
+    torch.set_flush_denormal(True)
+    return resolve_device(text)
 
 
 def say(*lines: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from semlink._errors import SemlinkError
-from semlink.cli.common import GRID_DB, Common, argument, command, deliver, say
+from semlink.cli.common import GRID_DB, Common, argument, command, deliver, device_for, say
 
 if TYPE_CHECKING:
     from semlink.schemes import Key
@@ -38,9 +38,9 @@ class Quickstart(Common):
         """Do the main job and print what to take away."""
         from semlink.bench import main_job
         from semlink.report import takeaways, write_page
-        from semlink.training import ScreenProgress, resolve_device, resolve_precision
+        from semlink.training import ScreenProgress, resolve_precision
 
-        folder, device = self.out or Path("quickstart"), resolve_device(self.device)
+        folder, device = self.out or Path("quickstart"), device_for(self.device)
         runs = main_job(
             folder,
             device,
@@ -103,11 +103,11 @@ class Train(Common):
         from semlink.bench import default_folder, held_precision, make_recipe, train
         from semlink.report import text
         from semlink.schemes import schemes
-        from semlink.training import ScreenProgress, resolve_device, resolve_precision
+        from semlink.training import ScreenProgress, resolve_precision
 
         if self.devices < 1:
             raise SemlinkError(f"--devices is {self.devices}: at least 1 is needed")
-        device = resolve_device(self.device)
+        device = device_for(self.device)
         key = _key(self.key_file) if schemes[self.scheme].secret or self.key_file else None
         recipe = make_recipe(
             self.scheme,
@@ -162,10 +162,9 @@ class Evaluate(Common):
         """Evaluate and print the table."""
         from semlink.bench import evaluate
         from semlink.report import text
-        from semlink.training import resolve_device
 
         key = key_for(self.folder, self.key_file)
-        done = evaluate(self.folder, self.snr_db, self.draws, self.seed, resolve_device(self.device), key)
+        done = evaluate(self.folder, self.snr_db, self.draws, self.seed, device_for(self.device), key)
         deliver(self.folder / "evaluate.json", self.out)
         say(done.model_dump_json() if self.json else text.evaluated(done))
 
@@ -206,9 +205,9 @@ class Attack(Common):
         from semlink.bench import attack, record
         from semlink.bench.links import read_run
         from semlink.report import text
-        from semlink.training import ScreenProgress, resolve_device, resolve_precision
+        from semlink.training import ScreenProgress, resolve_precision
 
-        device, key = resolve_device(self.device), key_for(self.folder, self.key_file)
+        device, key = device_for(self.device), key_for(self.folder, self.key_file)
         snr_db = read_run(self.folder).recipe.snr_db if self.snr_db is None else self.snr_db
         with ScreenProgress(self.attack) as watch:
             path = attack(
