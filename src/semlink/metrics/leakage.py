@@ -47,7 +47,7 @@ _VARIANTS = {
 }
 MI_VARIANTS = tuple(_VARIANTS)
 
-_CELLS = 1 << 22  # histogram cells held at a time
+_CELLS = 1 << 18  # pixels, or cells of histograms, that are worked on at a time
 
 
 def mi_leakage(x: Tensor, y: Tensor, variant: str = "semlink32") -> Tensor:
@@ -69,10 +69,8 @@ def mi_leakage(x: Tensor, y: Tensor, variant: str = "semlink32") -> Tensor:
         SemlinkError: shapes differ or are not (B, C, H, W); values are outside [0, 1]; the variant is unknown.
     """
     chosen = _VARIANTS[check_name("MI variant", variant, _VARIANTS)]
-    x, y = pair(x, y)
-    a, b = _grey_levels(x, chosen), _grey_levels(y, chosen)
-    rows = max(1, _CELLS // (a.shape[1] * max(chosen.bins**2, a.shape[2])))
-    return torch.cat([_estimate(u, v, chosen) for u, v in zip(a.split(rows), b.split(rows), strict=True)])
+    a, b = (_grey_levels(images, chosen) for images in pair(x, y))
+    return _estimates(a, b, chosen)
 
 
 def mi_null(x: Tensor, y: Tensor, generator: torch.Generator, variant: str = "semlink32", shuffles: int = 1) -> Tensor:
@@ -99,8 +97,10 @@ def mi_null(x: Tensor, y: Tensor, generator: torch.Generator, variant: str = "se
         raise SemlinkError(f"the null of MI leakage needs at least 2 images to pair with others, got {len(x)}")
     if shuffles < 1:
         raise SemlinkError(f"shuffles is {shuffles}: at least 1 is needed")
+    chosen = _VARIANTS[check_name("MI variant", variant, _VARIANTS)]
+    a, b = (_grey_levels(images, chosen) for images in pair(x, y))
     partners = _partners(len(x), shuffles, generator)
-    return torch.stack([mi_leakage(x, y[other.to(y.device)], variant) for other in partners]).mean(0)
+    return torch.stack([_estimates(a, b[other.to(b.device)], chosen) for other in partners]).mean(0)
 
 
 def _partners(count: int, shuffles: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -118,26 +118,43 @@ def _grey_levels(images: Tensor, variant: _Variant) -> Tensor:
             raise SemlinkError(f"images of {images.shape[1]} channels have no luminance; 1 or 3 (red, green, blue) do")
         red, green, blue = images.unbind(1)
         images = (0.299 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)
-    levels = (255 * images).round()
-    low, high = (float(v) for v in levels.aminmax())
-    if not (low >= 0 and high <= 255):  # NaN ends here too
-        raise SemlinkError(f"image values reach from {low / 255:g} to {high / 255:g}: values in [0, 1] are expected")
-    rows = 1 if variant.histogram_of == "image" else images.shape[1]
-    return levels.to(torch.uint8).reshape(len(images), rows, -1)
+    rows, found = 1 if variant.histogram_of == "image" else images.shape[1], []
+    for part in images.split(max(1, _CELLS // images.shape[1:].numel())):
+        levels = (255 * part).round_()
+        low, high = (float(v) for v in levels.aminmax())
+        if not (low >= 0 and high <= 255):  # NaN ends here too
+            raise SemlinkError(
+                f"image values reach from {low / 255:g} to {high / 255:g}: values in [0, 1] are expected"
+            )
+        found.append(levels.to(torch.uint8).reshape(len(part), rows, -1))
+    return torch.cat(found)
+
+
+def _estimates(a: Tensor, b: Tensor, variant: _Variant) -> Tensor:
+    """(B, rows, N) uint8 twice -> (B,) float32; a part at a time, so that its histograms stay in the cache."""
+    step = max(1, _CELLS // (a.shape[1] * max(variant.bins**2, a.shape[2])))
+    return torch.cat([_estimate(u, v, variant) for u, v in zip(a.split(step), b.split(step), strict=True)])
 
 
 def _estimate(a: Tensor, b: Tensor, variant: _Variant) -> Tensor:
     """(B, rows, N) uint8 twice -> (B,) float32."""
     images, rows, pixels = a.shape
     x, y = _codes(a.flatten(0, 1), variant), _codes(b.flatten(0, 1), variant)
-    entropy_x, used_x = _entropy(x, variant.bins)
-    entropy_y, used_y = _entropy(y, variant.bins)
-    entropy_xy, used_xy = _entropy(x * variant.bins + y, variant.bins**2)
+    joint, cells = x * variant.bins + y, variant.bins**2
+    corrected = variant.result == "corrected bits"
+    if cells <= 4 * pixels:
+        counts, _ = _count(joint, cells)
+        counts = counts.view(-1, variant.bins, variant.bins)
+        found = [_entropy_of_cells(each, pixels, corrected) for each in (counts.sum(2), counts.sum(1), counts)]
+    else:
+        found = [
+            _entropy_of_samples(each, size) for each, size in ((x, variant.bins), (y, variant.bins), (joint, cells))
+        ]
+    entropy_x, entropy_y, entropy_xy = found
     value = entropy_x + entropy_y - entropy_xy
     if variant.result == "ratio":
-        value = torch.where(used_xy > 1, (entropy_x + entropy_y) / entropy_xy, 1.0)
-    if variant.result == "corrected bits":
-        value = value + (used_x + used_y - used_xy - 1) / (2 * pixels)  # Miller-Madow: (K - 1) / 2N for each entropy
+        flat = (joint == joint[:, :1]).all(1)
+        value = torch.where(flat, 1.0, (entropy_x + entropy_y) / entropy_xy)
     if variant.result.endswith("bits"):
         value = value / math.log(2)
     return value.view(images, rows).mean(1).float()
@@ -156,16 +173,29 @@ def _codes(levels: Tensor, variant: _Variant) -> Tensor:
     return torch.searchsorted(edges, values, right=True, out_int32=True) - 1
 
 
-def _entropy(codes: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-    """Return plug-in entropy in nats and the number of occupied cells of each row of codes (rows, N) int32, float64."""
-    rows, samples = codes.shape
+def _count(codes: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """Return how often each row of codes (rows, N) int32 has each code, (rows cells,), and where every code counts."""
+    rows = len(codes)
     first = torch.arange(0, cells * rows, cells, dtype=torch.int32, device=codes.device)
     index = (codes + first.unsqueeze(1)).flatten()
-    counts = torch.bincount(index, minlength=rows * cells)
-    numbers = torch.arange(samples + 1, dtype=torch.float64, device=codes.device)
-    if cells <= 4 * samples:
-        sums = torch.xlogy(numbers, numbers).index_select(0, counts).view(rows, cells).sum(1)
-        return math.log(samples) - sums / samples, (counts > 0).view(rows, cells).sum(1).double()
-    # Looked up at the samples, not summed over the cells: 256 x 256 cells are many more than the pixels of an image.
-    counts = counts[index].view(rows, samples)
-    return math.log(samples) - numbers.log()[counts].mean(1), counts.double().reciprocal().sum(1).round()
+    return torch.bincount(index, minlength=rows * cells), index
+
+
+def _entropy_of_cells(counts: Tensor, samples: int, corrected: bool) -> Tensor:
+    """Return entropies in nats of counts (rows, ...) of so many samples, float64; the counts' own, or Miller-Madow."""
+    numbers = torch.arange(samples + 1, dtype=torch.float64, device=counts.device)
+    term = -torch.xlogy(numbers, numbers) / samples  # of a cell that holds so many
+    if corrected:
+        term += (numbers > 0) / (2 * samples)  # (K - 1) / 2N for K occupied cells
+    sums = term.index_select(0, counts.flatten()).view(len(counts), -1).sum(1)
+    return math.log(samples) - corrected / (2 * samples) + sums
+
+
+def _entropy_of_samples(codes: Tensor, cells: int) -> Tensor:
+    """Return the plug-in entropy in nats of each row of codes (rows, N) int32, float64.
+
+    Looked up at the samples, not summed over the cells: 256 x 256 cells are many more than the pixels of an image.
+    """
+    counts, index = _count(codes, cells)
+    numbers = torch.arange(codes.shape[1] + 1, dtype=torch.float64, device=codes.device)
+    return math.log(codes.shape[1]) - numbers.log()[counts[index].view(codes.shape)].mean(1)
