@@ -64,6 +64,14 @@ def channels() -> list[Row]:
     found.append(
         Row("Rayleigh, one gain an image", 1.2, fastest({"semlink": lambda: fading(x, 10.0, g), "sionna": rayleigh}))
     )
+    raw = torch.randn(4096, 64, dtype=torch.complex64, generator=generator(4))
+
+    def formula() -> Tensor:
+        return raw / raw.abs().square().mean(1, keepdim=True).sqrt()
+
+    torch.testing.assert_close(phy.normalise_power(raw), formula())
+    works = {"semlink": lambda: phy.normalise_power(raw), "the formula in torch": formula}
+    found.append(Row("power constraint, each of 4,096 images", 1.2, fastest(works)))
     medium = phy.Interference(2, 2, 2)
     X = phy.normalise_block(torch.randn(2048, 2, 2, 16, dtype=torch.complex64, generator=generator(2)))
     column = X.permute(0, 3, 1, 2).reshape(-1, 4)

@@ -15,13 +15,11 @@ def normalise_power(symbols: Tensor) -> Tensor:
         (B, n) complex64 with ``mean |x|^2 = 1`` per row, whatever the other rows hold; a row of zeros stays zero.
     """
     rails = torch.view_as_real(symbols)
-    # Dividing by the largest entry first keeps the squares inside float32's range. The result does not depend on that
-    # divisor, so detaching it leaves the gradient right.
-    peak = rails.detach().abs().amax(dim=(1, 2), keepdim=True)
-    silent = peak == 0
-    rails = rails / peak.clamp_min(torch.finfo(rails.dtype).tiny).masked_fill(silent, 1)
-    energy = rails.square().sum(dim=2, keepdim=True).mean(dim=1, keepdim=True)
-    return torch.view_as_complex(rails * energy.masked_fill(silent, 1).rsqrt())
+    # In float64 no square leaves the range, whatever the scale of a row.
+    norm = torch.linalg.vector_norm(rails.flatten(1), dim=1, dtype=torch.float64)
+    scale = symbols.shape[1] ** 0.5 / norm.masked_fill(norm == 0, 1)
+    scale = scale.clamp_max(torch.finfo(rails.dtype).max).to(rails.dtype)  # of a row that is nearly zero
+    return torch.view_as_complex(rails * scale[:, None, None])
 
 
 def mean_power(symbols: Tensor) -> Tensor:
