@@ -8,6 +8,7 @@ things; of trainings, the numbers of parameters.
 """
 
 import argparse
+import functools
 import json
 import platform
 import subprocess
@@ -22,7 +23,9 @@ from typing import Any
 import komm
 import numpy as np
 import torch
+import torch._inductor.config as inductor
 import trainings
+import transceivers
 from rows import Row, Work, fastest, generator
 from sionna.phy import config
 from sionna.phy.channel import AWGN as TheirAWGN
@@ -70,7 +73,7 @@ def channels() -> list[Row]:
         return raw / raw.abs().square().mean(1, keepdim=True).sqrt()
 
     torch.testing.assert_close(phy.normalise_power(raw), formula())
-    works = {"semlink": lambda: phy.normalise_power(raw), "the formula in torch": formula}
+    works: dict[str, Work] = {"semlink": lambda: phy.normalise_power(raw), "the formula in torch": formula}
     found.append(Row("power constraint, each of 4,096 images", 1.2, fastest(works)))
     medium = phy.Interference(2, 2, 2)
     X = phy.normalise_block(torch.randn(2048, 2, 2, 16, dtype=torch.complex64, generator=generator(2)))
@@ -215,6 +218,25 @@ def evaluation() -> list[Row]:
     return [Row(said, 0.8 * most, fastest({"semlink": ours, "whole link each time": whole}, 2))]
 
 
+def designs() -> list[Row]:
+    """Min-max MSE transceivers, 8,192 channels of 2 x 2 antennas, eager and compiled; Clarabel's are scaled up."""
+    inductor.force_disable_caches = True
+    found = []
+    for users, snr_db in transceivers.CASES:
+        H = transceivers.channels(users, transceivers.OURS, 0)
+        _, a_second = transceivers.reference(users, snr_db, transceivers.THEIRS, 0, transceivers.TIMES)
+        for compiled, target in ((False, 50.0), (True, 700.0)):
+            design = functools.partial(phy.minimise_max_mse, H, snr_db, compiled=compiled)
+            design()  # compiles
+            seconds = {
+                "semlink": transceivers.timed(design, transceivers.TIMES),
+                "Clarabel": transceivers.OURS / a_second,
+            }
+            said = f"transceivers, K = {users}, {snr_db:.0f} dB, {'compiled' if compiled else 'eager'}"
+            found.append(Row(said, target, seconds))
+    return found
+
+
 def start() -> list[Row]:
     """The start of the command line; its target is seconds more than Python's own."""
 
@@ -225,7 +247,7 @@ def start() -> list[Row]:
     return [Row("semlink --help", None, fastest(works, 5))]
 
 
-TABLE = {each.__name__: (each, 1) for each in (channels, constellations, quality, leakage, evaluation, start)}
+TABLE = {each.__name__: (each, 1) for each in (channels, constellations, quality, leakage, evaluation, start, designs)}
 TABLE |= {each.__name__: (each, 2) for each in (trainings.links_steps, trainings.attack_step, trainings.irsc_epoch)}
 
 
