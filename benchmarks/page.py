@@ -23,7 +23,7 @@ def _machine(said: dict[str, Any]) -> str:
 
 def _table(speed: dict[str, Any]) -> list[str]:
     rows = []
-    for row in speed["rows"]:
+    for row in (row for part in speed["parts"].values() for row in part):
         ours, theirs = (1000 * row["seconds"][name] for name in ("semlink", row["peer"]))
         target = "–" if row["target"] is None else f"{row['target']:.1f}"
         missed = row["target"] is not None and row["ratio"] < row["target"]
@@ -49,7 +49,7 @@ def _table(speed: dict[str, Any]) -> list[str]:
 
 
 def _goal(speed: dict[str, Any], logs: dict[str, Any]) -> list[str]:
-    step = next(row["seconds"] for row in speed["rows"] if row["work"].startswith("training step of deepjscc,"))
+    step = speed["parts"]["links_steps"][0]["seconds"]
     steps, lines = 37_500 / 256, []
     minutes = {}
     for side, name in (("semlink", "semlink"), ("plain", "plain loop")):
@@ -67,7 +67,7 @@ def _goal(speed: dict[str, Any], logs: dict[str, Any]) -> list[str]:
         "## Time to 90 % on CIFAR-10",
         "",
         "DeepJSCC of 64 channel uses at 12 dB, validation images; `python benchmarks/time_to_accuracy.py` says what",
-        "either recipe is, results/speed has the logs. Trainings ran beside other work, so minutes are epochs times the",
+        "either recipe is, results/speed has the logs. They ran beside other work, so minutes are epochs times the",
         "seconds of one by the table's step, on two threads; a batch of 512 counts as two steps.",
         "",
         "| side | reached | seconds an epoch | minutes |",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast next to others: ``python benchmarks/speed.py [--rows PART ...] [--out FILE]``, or ``make bench-speed``.
 
-Each row does the same work by Semlink and by its peers, in turn, in one process of one thread, or of two where networks
+Each row does the same work by Semlink and by its peers, in turn, in one process, of one thread or of two where networks
 are trained, and compares the fastest of several rounds: what else a machine does only ever adds time. The ratio is to
 the best peer. Before anything is timed the results are held to each other, so that no row compares two different
 things; of trainings, the numbers of parameters.
@@ -252,32 +252,45 @@ TABLE |= {each.__name__: (each, 2) for each in (trainings.links_steps, trainings
 
 
 def main() -> int:
-    """Measure, print, and write the record if asked to; exit status 1 if a target is missed."""
+    """Measure each part in a process of its own, print, and write the record if asked to.
+
+    The exit status is 1 if a target is missed. A record that lies there keeps the rows of parts that are left out.
+    """
     parser = argparse.ArgumentParser(description="How fast next to others.")
     parser.add_argument("--rows", nargs="*", choices=TABLE, default=list(TABLE), help="parts of the table")
     parser.add_argument("--out", type=Path, help="file that takes the record, as JSON")
+    parser.add_argument("--here", action="store_true", help="measure in this process and print JSON")
     given = parser.parse_args()
-    torch.set_flush_denormal(True)  # as the command line does; the others gain by it too
-    found = []
-    print(f"{'work':58}{'semlink':>11}{'best peer':>11}  {'peer':22}{'ratio':>8}{'at least':>10}")
-    for name in given.rows:
+    if given.here:
+        (name,) = given.rows
         part, threads = TABLE[name]
+        torch.set_flush_denormal(True)  # as the command line does; the others gain by it too
         torch.set_num_threads(threads)
-        for row in part():
-            found.append(row)
-            target = "" if row.target is None else f"{row.target:.1f}"
-            ours, theirs = row.seconds["semlink"], row.seconds[row.peer]
-            print(f"{row.work:58}{1e3 * ours:8.1f} ms{1e3 * theirs:8.1f} ms  {row.peer:22}{row.ratio:8.1f}{target:>10}")
+        print(json.dumps([asdict(row) | {"peer": row.peer, "ratio": round(row.ratio, 2)} for row in part()]))
+        return 0
+    rows = {} if given.out is None or not given.out.exists() else json.loads(given.out.read_text())["parts"]
+    print(f"{'work':58}{'semlink':>12}{'best peer':>14}  {'peer':22}{'ratio':>8}{'at least':>10}")
+    for name in given.rows:
+        run = subprocess.run([sys.executable, __file__, "--here", "--rows", name], stdout=subprocess.PIPE, check=True)
+        rows[name] = json.loads(run.stdout.splitlines()[-1])
+        for row in rows[name]:
+            ours, theirs = (f"{1e3 * row['seconds'][side]:,.1f} ms" for side in ("semlink", row["peer"]))
+            target = "" if row["target"] is None else f"{row['target']:.1f}"
+            print(
+                f"{row['work']:58}{ours:>12}{theirs:>14}  {row['peer']:22}{row['ratio']:8.1f}{target:>10}", flush=True
+            )
     if given.out:
-        libraries = ("torch", "sionna-no-rt", "komm", "torchmetrics", "scikit-image", "scikit-learn")
+        libraries = ("torch", "sionna-no-rt", "komm", "torchmetrics", "scikit-image", "scikit-learn", "clarabel")
         said = {
             "machine": describe_machine(torch.device("cpu")) | {"python": platform.python_version()},
             "libraries": {each: version(each) for each in libraries},
-            "rows": [asdict(row) | {"peer": row.peer, "ratio": round(row.ratio, 2)} for row in found],
+            "parts": {name: rows[name] for name in TABLE if name in rows},
         }
+        said["machine"].pop("threads")  # every row has its own
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(said, indent=1) + "\n")
-    return int(any(row.target is not None and row.ratio < row.target for row in found))
+    measured = [row for name in given.rows for row in rows[name]]
+    return int(any(row["target"] is not None and row["ratio"] < row["target"] for row in measured))
 
 
 if __name__ == "__main__":
