@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long until DeepJSCC classifies CIFAR-10? ``python benchmarks/time_to_accuracy.py {semlink,plain} [--out FILE]``
+"""How long until DeepJSCC classifies CIFAR-10? ``time_to_accuracy.py {semlink,plain} WORK [--out FILE]``
 
 One side trains the network of 64 channel uses at 12 dB until 90 % of the validation images are right, or for a number
 of epochs; after every epoch the log says its loss, its accuracy, its seconds and those of the processor. ``plain`` is
 the recipe that the public code of VL-VFE and UIS-ToSC has in common, in the loop of plain.py: float32, Adam of learning
 rate 1e-3 and decay 1e-4, halved every 60 epochs, batches of 512, crops and mirroring. Its network is Semlink's own, a
-third of the size of theirs. ``semlink`` is the schedule of preset ``cpu``, made to end after ten epochs.
+third of the size of theirs. ``semlink`` is the schedule of preset ``cpu``, made to end after ten epochs. The folder
+WORK keeps the training after every epoch; the same command goes on with it.
 """
 
 import argparse
 import dataclasses
 import json
 import sys
-import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import plain
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor
 from semlink.bench import links, trainer
 from semlink.data import ImageSet
 from semlink.schemes.deepjscc import DeepJSCC
-from semlink.training import describe_machine, make_fabric, resolve_precision
+from semlink.training import Moment, checkpoint, describe_machine, make_fabric, resolve_precision
 
 GOAL, SNR_DB, CPU = 0.9, 12.0, torch.device("cpu")
 
@@ -37,32 +36,23 @@ class Log:
         self.said = {"side": side, "goal": GOAL, "snr_db": SNR_DB, "machine": describe_machine(CPU), "log": self.rows}
         self.begun = self._now()
 
-    def add(self, loss: float, accuracy: float) -> bool:
-        """Note an epoch's end; say whether the goal is reached."""
-        now = self._now()
-        wall, processor = (round(b - a, 2) for a, b in zip(self.begun, now, strict=True))
-        self.rows.append(
-            {
-                "epoch": len(self.rows) + 1,
-                "loss": round(loss, 4),
-                "accuracy": round(accuracy, 4),
-                "seconds": wall,
-                "processor_seconds": processor,
-            }
-        )
+    def add(self, loss: float, accuracy: float) -> None:
+        """Note an epoch's end."""
+        wall, processor = (round(b - a, 2) for a, b in zip(self.begun, self._now(), strict=True))
+        row = {"epoch": len(self.rows) + 1, "loss": round(loss, 4), "accuracy": round(accuracy, 4)}
+        self.rows.append(row | {"seconds": wall, "processor_seconds": processor})
         print(self.rows[-1], flush=True)
         if self.out:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             self.out.write_text(json.dumps(self.said, indent=1) + "\n")
         self.begun = self._now()
-        return accuracy >= GOAL
 
     @staticmethod
     def _now() -> tuple[float, float]:
         return time.perf_counter(), time.process_time()
 
 
-def by_plain(log: Log, epochs: int) -> None:
+def by_plain(log: Log, epochs: int, work: Path) -> None:
     """Train by the plain loop until the goal is reached."""
     recipe = links.make_recipe("deepjscc", data="cifar10", snr_db=SNR_DB, precision="fp32")
     images, link = links.image_sets(recipe), links.build(recipe)
@@ -72,14 +62,22 @@ def by_plain(log: Log, epochs: int) -> None:
     step, held = plain.deepjscc(network, SNR_DB), images.transceiver
     shown = plain.loader(plain.Images(held.images, held.targets), 512)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, weight_decay=1e-4)
-    slower = torch.optim.lr_scheduler.StepLR(optimiser, 60, 0.5)
     torch.manual_seed(0)
-    for _ in range(epochs):
+    if (found := checkpoint.load(work)) is not None:
+        state, tensors = found
+        log.rows.extend(state["history"])
+        torch.set_rng_state(tensors.pop("rng"))
+        checkpoint.unpack_optimiser("optimiser", optimiser, tensors)
+        network.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("optimiser.")})
+    while len(log.rows) < epochs and (not log.rows or log.rows[-1]["accuracy"] < GOAL):
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-3 * 0.5 ** (len(log.rows) // 60)
         network.train()
         loss = plain.epoch(step, shown, optimiser)
-        slower.step()
-        if log.add(loss, accuracy_of(network, images.validation)):
-            return
+        log.add(loss, accuracy_of(network, images.validation))
+        held_here = network.state_dict() | checkpoint.pack_optimiser("optimiser", optimiser)
+        state = {"epoch": len(log.rows), "history": log.rows}
+        checkpoint.save(work, state, held_here | {"rng": torch.get_rng_state()})
 
 
 @torch.no_grad()
@@ -95,37 +93,39 @@ def accuracy_of(network: DeepJSCC, images: ImageSet) -> float:
     return float(torch.cat(right).double().mean())
 
 
-def by_semlink(log: Log, epochs: int) -> None:
+def by_semlink(log: Log, epochs: int, work: Path) -> None:
     """Train as ``semlink train`` does; the schedule takes all its epochs to come down."""
     recipe = links.make_recipe("deepjscc", data="cifar10", snr_db=SNR_DB, precision=resolve_precision(CPU))
     images, link = links.image_sets(recipe), links.build(recipe)
     plan = dataclasses.replace(trainer.schedule(recipe), epochs=epochs)
-    seen = [0]
+    if (found := checkpoint.load(work)) is not None:
+        for row in found[0]["history"]:
+            log.add(row["losses"]["loss"], row["validation"]["accuracy"])
 
-    def watch(moment: Any) -> None:
-        if round(moment.progress * epochs, 6) >= seen[0] + 1:
-            seen[0] += 1
+    def watch(moment: Moment) -> None:
+        if round(moment.progress * epochs, 6) >= len(log.rows) + 1:
             log.add(moment.losses["loss"], moment.validation["accuracy"])
 
-    with tempfile.TemporaryDirectory() as folder:
-        trainer.fit(link, recipe, images, plan, Path(folder), make_fabric(CPU, recipe.precision), watch)
+    trainer.fit(link, recipe, images, plan, work, make_fabric(CPU, recipe.precision), watch)
 
 
 def main() -> int:
     """Train one side and log it; exit status 1 if the goal was not reached."""
     parser = argparse.ArgumentParser(description="How long until DeepJSCC classifies CIFAR-10?")
     parser.add_argument("side", choices=("semlink", "plain"))
+    parser.add_argument("work", type=Path, help="folder that keeps the training")
     parser.add_argument("--out", type=Path, help="file that takes the log, as JSON")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--epochs", type=int, help="at most; 10 for semlink and 100 for plain if left out")
     given = parser.parse_args()
     torch.set_flush_denormal(True)  # as the command line does
     torch.set_num_threads(given.threads)
+    given.work.mkdir(parents=True, exist_ok=True)
     log = Log(given.side, given.out)
     if given.side == "semlink":
-        by_semlink(log, given.epochs or 10)
+        by_semlink(log, given.epochs or 10, given.work)
     else:
-        by_plain(log, given.epochs or 100)
+        by_plain(log, given.epochs or 100, given.work)
     return int(all(row["accuracy"] < GOAL for row in log.rows))
 
 
