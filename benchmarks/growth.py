@@ -141,18 +141,22 @@ def exponent(sizes: list[int], values: list[float]) -> float:
 def draw(found: dict[str, Any], path: Path) -> None:
     """Draw seconds and memory over what grows, both over those of the first point."""
     with style():
-        figure, panels = plt.subplots(1, 2, figsize=(10, 4.2), sharex=True)
+        figure, panels = plt.subplots(1, 2, figsize=(10, 5.5))
         for panel, name, title in zip(panels, ("seconds", "grown_mb"), ("Time", "Peak memory"), strict=True):
+            ends = np.array([1, 16])
+            panel.plot(ends, ends, color="0.6", linestyle="--", label="linear")
             for what, held in found.items():
                 sizes, values = np.array(held["sizes"]), np.array(held[name])
                 label = f"{what}: {held['exponents'][name]:.2f}"
-                panel.loglog(sizes / sizes[0], values / values[0], marker="o", label=label)
-            line = np.array([1, 16])
-            panel.loglog(line, line, color="0.6", linestyle="--", label="linear")
-            panel.set(title=f"{title} and its exponent", xlabel="times as much", ylabel="times the first point's")
-            panel.legend(fontsize=7)
+                panel.plot(sizes / sizes[0], values / values[0], marker="o", label=label)
+            for axis, scale in ((panel.xaxis, panel.set_xscale), (panel.yaxis, panel.set_yscale)):
+                scale("log", base=2)
+                axis.set_major_formatter("{x:g}")
+            panel.set(title=title, xlabel="times as much", ylabel="times the first point's")
+            panel.legend(fontsize=9, loc="upper left", bbox_to_anchor=(0, -0.18), title="what grows: exponent")
         figure.tight_layout()
-        figure.savefig(path, dpi=130)
+        figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def main() -> int:

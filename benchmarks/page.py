@@ -42,8 +42,8 @@ def _table(speed: dict[str, Any]) -> list[str]:
         "|---|--:|--:|--:|---|--:|--:|",
         *rows,
         "",
-        "AWGN, Rayleigh and interference: either side spends most of its time in `torch.randn`, on as many numbers, so",
-        "that no arrangement of the rest can bring the factor of 1.2 that was hoped for.",
+        "AWGN, Rayleigh and interference: either side spends most of its time in `torch.randn`, on as many numbers,",
+        "which bounds what the rest can bring.",
         "",
     ]
 
