@@ -198,7 +198,8 @@ class _UnitDistance(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, head: Tensor) -> Tensor:
         rows = [each.permute(0, 2, 3, 1).reshape(-1, len(head)) for each in (x, y)]
-        slopes = [torch.empty_like(each) if needed else None for each, needed in zip(rows, ctx.needs_input_grad)]  # noqa: B905
+        needed = ctx.needs_input_grad[:2]
+        slopes = [torch.empty_like(each) if wanted else None for each, wanted in zip(rows, needed, strict=True)]
         found = torch.empty(len(rows[0]), device=x.device)
         step = max(1, _CACHED // len(head)) if x.device.type == "cpu" else len(found)
         for low in range(0, len(found), step):
