@@ -23,7 +23,6 @@ from typing import Any
 import komm
 import numpy as np
 import torch
-import torch._inductor.config as inductor
 import trainings
 import transceivers
 from rows import Row, Work, fastest, generator
@@ -220,7 +219,6 @@ def evaluation() -> list[Row]:
 
 def designs() -> list[Row]:
     """Min-max MSE transceivers, 8,192 channels of 2 x 2 antennas, eager and compiled; Clarabel's are scaled up."""
-    inductor.force_disable_caches = True
     found = []
     for users, snr_db in transceivers.CASES:
         H = transceivers.channels(users, transceivers.OURS, 0)

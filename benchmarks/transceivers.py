@@ -18,7 +18,6 @@ from pathlib import Path
 import clarabel
 import numpy as np
 import torch
-import torch._inductor.config as inductor
 from scipy.sparse import csc_matrix
 from torch import Tensor
 
@@ -187,7 +186,6 @@ def main() -> None:
     parser.add_argument("--freeze", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    inductor.force_disable_caches = True
     (starts if asked.starts else freeze if asked.freeze else speed)()
 
 
