@@ -333,25 +333,43 @@ def test_channels_that_fail_are_said_to(monkeypatch):
 
 @pytest.fixture
 def compiler():
+    """What these tests are about must not be left out unsaid."""
     if shutil.which(os.environ.get("CXX", "c++")) is None:
         pytest.skip("no compiler")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
 
 
 @pytest.mark.parametrize(
     ("transmit", "receive", "streams", "snr_db", "count"),
-    [(2, 2, 1, 10.0, 70), (2, 2, 1, 0.0, 1), (3, 4, 2, 5.0, 9), (2, 2, 2, 20.0, 8)],
+    [(2, 2, 1, 10.0, 70), (2, 2, 1, 0.0, 1), (3, 4, 2, 5.0, 9), (2, 2, 2, 20.0, 8), (96, 1, 1, 5.0, 3)],
 )
-def test_compiled_finds_the_same(compiler, transmit, receive, streams, snr_db, count):
+@pytest.mark.usefixtures("compiler")
+def test_compiled_finds_the_same(transmit, receive, streams, snr_db, count):
     H = gains(2, count, transmit, receive)
     fast = minimise_max_mse(H, snr_db, streams, starts=2, compiled=True)
-    slow = minimise_max_mse(H, snr_db, streams, starts=2)
+    slow = minimise_max_mse(H, snr_db, streams, starts=2, compiled=False)
     torch.testing.assert_close(fast.mse, slow.mse, rtol=1e-6, atol=0)
     torch.testing.assert_close(fast.gap, slow.gap, rtol=1e-3, atol=1e-6)
     assert torch.equal(fast.ok, slow.ok)
     assert (power(fast.precoders) <= transmit + 1e-9).all()
 
 
-def test_compiled_does_not_depend_on_threads(compiler):
+@pytest.mark.usefixtures("compiler")
+def test_compiled_without_wide_registers(monkeypatch):
+    H = gains(2, 21)
+    wide = minimise_max_mse(H, 10.0, compiled=True)
+    monkeypatch.setattr(native, "FLAGS", tuple(flag for flag in native.FLAGS if flag != "-march=native"))
+    native._build.cache_clear()
+    try:
+        torch.testing.assert_close(minimise_max_mse(H, 10.0, compiled=True).mse, wide.mse, rtol=1e-6, atol=0)
+    finally:
+        native._build.cache_clear()
+
+
+@pytest.mark.usefixtures("compiler")
+def test_compiled_does_not_depend_on_threads():
     H, threads = gains(2, 37), torch.get_num_threads()
     try:
         found = []
@@ -363,42 +381,67 @@ def test_compiled_does_not_depend_on_threads(compiler):
     assert torch.equal(*found)
 
 
-def test_compiled_solves_anew_what_came_late(compiler, monkeypatch):
+@pytest.mark.usefixtures("compiler")
+def test_compiled_solves_anew_what_came_late(monkeypatch):
     # One round leaves precoders far from their optimum, and the last filters are kept: both ways find it from nothing.
     monkeypatch.setattr(minmax, "SETTLING", (0.1,))
     H = gains(2, 20)
     fast = minimise_max_mse(H, 10.0, iterations=2, compiled=True)
     assert (fast.gap <= minmax.GAP).all()
-    torch.testing.assert_close(fast.mse, minimise_max_mse(H, 10.0, iterations=2).mse, rtol=1e-6, atol=0)
+    slow = minimise_max_mse(H, 10.0, iterations=2, compiled=False)
+    torch.testing.assert_close(fast.mse, slow.mse, rtol=1e-6, atol=0)
 
 
-def test_compiled_says_what_is_no_number(compiler):
-    H, V, n0 = (
-        gains(2, 9).to(torch.complex128),
-        strongest_directions(gains(2, 9).to(torch.complex128), 1),
-        torch.ones(9),
-    )
+@pytest.mark.usefixtures("compiler")
+def test_compiled_says_what_is_no_number():
+    H = gains(2, 9).to(torch.complex128)
+    V = strongest_directions(H, 1)
     H[4] = math.nan
-    found, worst, gap = minmax._improve(H, V, n0.double(), minmax._schedule(12), compiled=True)
+    found, worst, gap = minmax._improve(H, V, n0(0, 9), minmax._schedule(12), compiled=True)
     assert worst.isfinite().tolist() == (gap < 1).tolist() == [i != 4 for i in range(9)]
     assert torch.equal(found[4], V[4])
 
 
-@pytest.mark.parametrize("words", ["no-such-compiler", "false"])
-def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, words):
+@pytest.mark.usefixtures("compiler")
+def test_compiled_unasked_where_it_pays(monkeypatch):
+    built = []
+    monkeypatch.setattr(minmax, "MANY", 6)
+    monkeypatch.setattr(native, "build", lambda name, **sizes: built.append((name, sizes)) or "not now")
+    for count in (5, 6):
+        minimise_max_mse(gains(2, count, 3, 2), 10.0)
+    assert built == [("minmax.cpp", {"users": 2, "receive": 2, "transmit": 3, "streams": 1})]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("no-such-compiler", "minmax.cpp cannot be compiled and loaded: .*no-such-compiler"),
+        ("false -m64", "false does not compile minmax.cpp: "),
+        ("true", "minmax.cpp cannot be compiled and loaded: .*library.so"),
+        ("c++ -DD=void", r"c\+\+ does not compile minmax.cpp: .*error"),
+    ],
+)
+def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, words, said):
     monkeypatch.setenv("CXX", words)
-    native.build.cache_clear()
+    native._build.cache_clear()
     try:
         H = gains(2, 5)
-        with pytest.warns(UserWarning, match=rf"^{words} cannot compile minmax.cpp, so this runs without: .*{words}"):
+        with pytest.warns(UserWarning, match=f"^this runs without a compiled program: {said}"):
             found = minimise_max_mse(H, 10.0, compiled=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # once is enough
-            again = minimise_max_mse(H, 10.0, compiled=True)
     finally:
-        native.build.cache_clear()
-    assert torch.equal(found.precoders, minimise_max_mse(H, 10.0).precoders)
-    assert torch.equal(found.precoders, again.precoders)
+        native._build.cache_clear()
+    assert torch.equal(found.precoders, minimise_max_mse(H, 10.0, compiled=False).precoders)
+
+
+def test_absurd_gains_are_not_called_solved():
+    assert not minimise_max_mse(1e20 * gains(2, 10), 10.0, compiled=False).ok.any()
+
+
+def test_gains_may_be_conjugated_lazily_and_ask_for_gradients():
+    H = gains(2, 4).requires_grad_()
+    found = minimise_max_mse(H.conj(), 10.0)
+    assert not found.mse.requires_grad
+    torch.testing.assert_close(found.mse, minimise_max_mse(H.detach().conj().resolve_conj(), 10.0).mse)
 
 
 # The others

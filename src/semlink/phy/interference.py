@@ -140,7 +140,7 @@ def check_gains(H: Tensor, users: int | None = None, receive: int | None = None,
         )
     if not H.is_complex():
         raise SemlinkError(f"H is {H.dtype}: complex gains are expected, such as Interference(...).draw returns")
-    if not torch.view_as_real(H).isfinite().all():
+    if not torch.view_as_real(H.resolve_conj()).isfinite().all():
         raise SemlinkError("H holds a gain that is not finite: draw it again, or check what computed it")
 
 

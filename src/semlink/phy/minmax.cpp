@@ -2,12 +2,14 @@
 // The rounds of minmax.py, which explains them, for as many channels at a time as a vector register has lanes.
 //
 // USERS, RECEIVE, TRANSMIT and STREAMS are given when this is compiled, so that all loops have fixed ends and all that
-// belongs to a few channels stays in the nearest cache. Matrices are complex here, where minmax.py embeds them in real
-// ones; positive definite systems are solved by L D L^H. Of the moves A^-1 x only inner products with one another are
-// needed before the step is known, so x goes through L alone, and through L^H only what the step is made of.
+// belongs to a few channels stays in the nearest cache. Positive definite systems are solved by L D L^H. Of the moves
+// A^-1 x only inner products with one another are needed before the step is known, so x goes through L alone, and
+// through L^H only what the step is made of.
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <memory>
 
 namespace {
 
@@ -32,7 +34,6 @@ struct Complex {
     Lane re, im;
 };
 
-Complex operator-(Complex a, Complex b) { return {a.re - b.re, a.im - b.im}; }
 Complex operator*(Complex a, Lane b) { return {a.re * b, a.im * b}; }
 
 // sum += a b
@@ -47,6 +48,18 @@ inline void add_conjugate(Complex &sum, Complex a, Complex b) {
     sum.im += a.re * b.im - a.im * b.re;
 }
 
+// sum -= a b
+inline void subtract(Complex &sum, Complex a, Complex b) { add(sum, {-a.re, -a.im}, b); }
+
+// sum -= conj(a) b
+inline void subtract_conjugate(Complex &sum, Complex a, Complex b) { add_conjugate(sum, {-a.re, -a.im}, b); }
+
+// sum += a b of a real number
+inline void add(Complex &sum, Complex a, Lane b) {
+    sum.re += a.re * b;
+    sum.im += a.im * b;
+}
+
 // Re conj(a) b
 inline Lane inner(Complex a, Complex b) { return a.re * b.re + a.im * b.im; }
 
@@ -59,22 +72,18 @@ template <int rows> Lane inner(const Complex (&a)[rows][D], const Complex (&b)[r
 
 // A Hermitian positive definite matrix, of which the lower triangle is read, as L D L^H with ones on L's diagonal.
 template <int size> struct Factors {
-    Complex L[size][size];
+    Complex L[size][size], LD[size][size];
     Lane inverse[size];  // of D
 
     void of(const Complex (&A)[size][size]) {
         for (int j = 0; j < size; j++) {
             Lane pivot = A[j][j].re;
-            for (int k = 0; k < j; k++) pivot -= inner(L[j][k], A_[j][k]);
+            for (int k = 0; k < j; k++) pivot -= inner(L[j][k], LD[j][k]);
             inverse[j] = 1 / pivot;
             for (int i = j + 1; i < size; i++) {
-                A_[i][j] = A[i][j];
-                for (int k = 0; k < j; k++) {
-                    Complex less{};
-                    add_conjugate(less, L[j][k], A_[i][k]);
-                    A_[i][j] = A_[i][j] - less;
-                }
-                L[i][j] = A_[i][j] * inverse[j];
+                LD[i][j] = A[i][j];
+                for (int k = 0; k < j; k++) subtract_conjugate(LD[i][j], L[j][k], LD[i][k]);
+                L[i][j] = LD[i][j] * inverse[j];
             }
         }
     }
@@ -83,11 +92,7 @@ template <int size> struct Factors {
     void forward(Complex (&x)[size][D]) const {
         for (int i = 1; i < size; i++)
             for (int k = 0; k < i; k++)
-                for (int c = 0; c < D; c++) {
-                    Complex less{};
-                    add(less, L[i][k], x[k][c]);
-                    x[i][c] = x[i][c] - less;
-                }
+                for (int c = 0; c < D; c++) subtract(x[i][c], L[i][k], x[k][c]);
     }
 
     // x becomes L^-H D^-1 x
@@ -95,72 +100,91 @@ template <int size> struct Factors {
         for (int i = size - 1; i >= 0; i--)
             for (int c = 0; c < D; c++) {
                 x[i][c] = x[i][c] * inverse[i];
-                for (int k = i + 1; k < size; k++) {
-                    Complex less{};
-                    add_conjugate(less, L[k][i], x[k][c]);
-                    x[i][c] = x[i][c] - less;
-                }
+                for (int k = i + 1; k < size; k++) subtract_conjugate(x[i][c], L[k][i], x[k][c]);
             }
     }
-
-  private:
-    Complex A_[size][size];  // L D
 };
 
 struct State {
     Complex V[K][N][D], U[K][M][D];
     Lane p[K], q[K], bound;
+
+    // What stands beside V and U at first.
+    void begin() {
+        for (int k = 0; k < K; k++) {
+            p[k] = lane(1.0 / K);
+            q[k] = lane(0.1);
+        }
+        bound = lane(0);
+    }
+};
+
+struct Round {
+    double barrier, momentum, hold;
 };
 
 struct Constants {
     double louder, share, gap;
 };
 
+// All that a few channels need, on the heap: many antennas would fill a stack.
+struct Work {
+    Complex H[K][K][M][N];
+    Lane n0;
+    State state, probe, anew;
+    Complex filters[K][M][D];
+    Complex covariance[M][M];
+    Factors<M> receiving;
+    Complex G[K][K][D][N];
+    Complex slopes[K + 1][K][N][D];  // halves of the gradients of every error and of the power, then L^-1 of them
+    Complex A[N][N];
+    Factors<N> factors[K];
+    Complex moves[K][N][D];  // L^-1 of the gradient of the Lagrangian, then the step
+};
+
 Lane inverse_step(Lane slack, Lane slope, Lane bend) {
     return (slope + root(slope * slope + 4 * bend * slack)) / (2 * slack);
 }
 
-void best_filters(const Complex (&H)[K][K][M][N], Lane n0, State &state, double momentum, Complex (&filters)[K][M][D]) {
+void renew_filters(Work &work, State &state, double momentum) {
+    auto &covariance = work.covariance;
     for (int k = 0; k < K; k++) {
-        Complex covariance[M][M] = {}, best[M][D];
-        for (int i = 0; i < M; i++) covariance[i][i].re = n0;
+        Complex best[M][D];
+        memset(covariance, 0, sizeof covariance);
+        for (int i = 0; i < M; i++) covariance[i][i].re = work.n0;
         for (int j = 0; j < K; j++) {
             Complex arriving[M][D] = {};
             for (int m = 0; m < M; m++)
                 for (int n = 0; n < N; n++)
-                    for (int c = 0; c < D; c++) add(arriving[m][c], H[k][j][m][n], state.V[j][n][c]);
+                    for (int c = 0; c < D; c++) add(arriving[m][c], work.H[k][j][m][n], state.V[j][n][c]);
             for (int i = 0; i < M; i++)
                 for (int m = 0; m <= i; m++)
                     for (int c = 0; c < D; c++) add_conjugate(covariance[i][m], arriving[m][c], arriving[i][c]);
-            if (j == k)
-                for (int m = 0; m < M; m++)
-                    for (int c = 0; c < D; c++) best[m][c] = arriving[m][c];
+            if (j == k) memcpy(best, arriving, sizeof best);
         }
-        Factors<M> factors;
-        factors.of(covariance);
-        factors.forward(best);
-        factors.backward(best);
+        work.receiving.of(covariance);
+        work.receiving.forward(best);
+        work.receiving.backward(best);
         for (int m = 0; m < M; m++)
             for (int c = 0; c < D; c++) {
-                filters[k][m][c] = best[m][c];
-                filters[k][m][c].re += momentum * (best[m][c].re - state.U[k][m][c].re);
-                filters[k][m][c].im += momentum * (best[m][c].im - state.U[k][m][c].im);
+                work.filters[k][m][c].re = best[m][c].re + momentum * (best[m][c].re - state.U[k][m][c].re);
+                work.filters[k][m][c].im = best[m][c].im + momentum * (best[m][c].im - state.U[k][m][c].im);
                 state.U[k][m][c] = best[m][c];
             }
     }
 }
 
 // One round of minmax.py: the state becomes the next; the gap and the largest error are those of the given precoders.
-void advance(
-    const Complex (&H)[K][K][M][N], Lane n0, State &state, double barrier, double momentum, bool hold,
-    const Constants &constants, Lane &gap, Lane &highest
-) {
+void advance(Work &work, State &state, const Round &round, const Constants &constants, Lane &gap, Lane &highest) {
     auto &[V, U, p, q, bound] = state;
-    Complex filters[K][M][D];
-    if (hold) {
-        for (int k = 0; k < K; k++)
-            for (int m = 0; m < M; m++)
-                for (int c = 0; c < D; c++) filters[k][m][c] = U[k][m][c];
+    auto &filters = work.filters;
+    auto &G = work.G;
+    auto &slopes = work.slopes;
+    auto &A = work.A;
+    auto &factors = work.factors;
+    auto &moves = work.moves;
+    if (round.hold != 0) {
+        memcpy(filters, U, sizeof filters);
     } else {
         Lane most = lane(1e-300);
         for (int j = 0; j < K; j++) most = larger(most, inner(V[j], V[j]));
@@ -168,21 +192,19 @@ void advance(
         for (int j = 0; j < K; j++)
             for (int n = 0; n < N; n++)
                 for (int c = 0; c < D; c++) V[j][n][c] = V[j][n][c] * louder;
-        best_filters(H, n0, state, momentum, filters);
+        renew_filters(work, state, round.momentum);
     }
 
-    Complex G[K][K][D][N];
-    Complex slopes[K + 1][K][N][D];  // halves of the gradients of every error and of the power, then L^-1 of them
     Lane mse[K], s[K], w[K];
     highest = lane(0);
     for (int k = 0; k < K; k++) {
-        mse[k] = n0 * inner(filters[k], filters[k]);
+        mse[k] = work.n0 * inner(filters[k], filters[k]);
         for (int j = 0; j < K; j++) {
             Complex missed[D][D] = {};
             for (int c = 0; c < D; c++)
                 for (int n = 0; n < N; n++) {
                     Complex sum{};
-                    for (int m = 0; m < M; m++) add_conjugate(sum, filters[k][m][c], H[k][j][m][n]);
+                    for (int m = 0; m < M; m++) add_conjugate(sum, filters[k][m][c], work.H[k][j][m][n]);
                     G[k][j][c][n] = sum;
                     for (int e = 0; e < D; e++) add(missed[c][e], sum, V[j][n][e]);
                 }
@@ -202,7 +224,6 @@ void advance(
     bound = bound > highest ? bound : 1.01 * highest;
 
     Lane products[K][K] = {}, crossed[K][K], diagonal[K], wish[K], power_wish[K];
-    Complex moves[K][N][D];  // kept for the step: L^-1 of the Lagrangian's gradient
     Lane distance{}, dual{};
     for (int k = 0; k < K; k++) {
         s[k] = bound - mse[k];
@@ -214,35 +235,29 @@ void advance(
         distance += q[j] * w[j];
         dual -= q[j] * w[j];
     }
-    const Lane target = larger(barrier * bound, constants.share / (2 * K) * distance);
+    const Lane target = larger(round.barrier * bound, constants.share / (2 * K) * distance);
     Lane inverse_p[K], inverse_q[K];
     for (int k = 0; k < K; k++) {
         inverse_p[k] = 1 / p[k];
         wish[k] = target * inverse_p[k] - s[k];
     }
 
-    Factors<N> factors[K];
     for (int j = 0; j < K; j++) {
-        Complex A[N][N] = {};
+        memset(A, 0, sizeof A);
         for (int i = 0; i < N; i++) A[i][i].re = q[j];
         for (int k = 0; k < K; k++)
             for (int c = 0; c < D; c++)
                 for (int i = 0; i < N; i++)
                     for (int n = 0; n <= i; n++) add_conjugate(A[i][n], G[k][j][c][i] * p[k], G[k][j][c][n]);
         factors[j].of(A);
-        for (int n = 0; n < N; n++)
-            for (int c = 0; c < D; c++) slopes[K][j][n][c] = V[j][n][c];
+        memcpy(slopes[K][j], V[j], sizeof V[j]);
         for (int a = 0; a <= K; a++) factors[j].forward(slopes[a][j]);
 
         // The residual, the gradient of the Lagrangian, is what these make with the prices.
         for (int n = 0; n < N; n++)
             for (int c = 0; c < D; c++) {
-                Complex sum = slopes[K][j][n][c] * q[j];
-                for (int a = 0; a < K; a++) {
-                    sum.re += p[a] * slopes[a][j][n][c].re;
-                    sum.im += p[a] * slopes[a][j][n][c].im;
-                }
-                moves[j][n][c] = sum;
+                moves[j][n][c] = slopes[K][j][n][c] * q[j];
+                for (int a = 0; a < K; a++) add(moves[j][n][c], slopes[a][j][n][c], p[a]);
             }
         Lane with_power{}, power{};
         for (int n = 0; n < N; n++)
@@ -255,7 +270,7 @@ void advance(
             }
         inverse_q[j] = 1 / q[j];
         diagonal[j] = power + w[j] * inverse_q[j];
-        power_wish[j] = (target * inverse_q[j] - w[j] - with_power);
+        power_wish[j] = target * inverse_q[j] - w[j] - with_power;
         const Lane inverse = 1 / diagonal[j];
         for (int k = 0; k < K; k++) {
             Lane with_residual{};
@@ -318,21 +333,15 @@ void advance(
         auto &dV = moves[j];
         for (int n = 0; n < N; n++)
             for (int c = 0; c < D; c++) {
-                dV[n][c].re += dq[j] * slopes[K][j][n][c].re;
-                dV[n][c].im += dq[j] * slopes[K][j][n][c].im;
-                for (int a = 0; a < K; a++) {
-                    dV[n][c].re += dp[a] * slopes[a][j][n][c].re;
-                    dV[n][c].im += dp[a] * slopes[a][j][n][c].im;
-                }
+                add(dV[n][c], slopes[K][j][n][c], dq[j]);
+                for (int a = 0; a < K; a++) add(dV[n][c], slopes[a][j][n][c], dp[a]);
             }
         // The slope of an error along the step, from what both are through L.
         for (int k = 0; k < K; k++)
             for (int n = 0; n < N; n++)
                 for (int c = 0; c < D; c++)
                     slope[k] -= 2 * factors[j].inverse[n] * inner(slopes[k][j][n][c], dV[n][c]);
-        factors[j].backward(dV);
-        for (int n = 0; n < N; n++)
-            for (int c = 0; c < D; c++) dV[n][c] = dV[n][c] * lane(-1);
+        factors[j].backward(dV);  // the step is against it
         for (int k = 0; k < K; k++)
             for (int c = 0; c < D; c++)
                 for (int e = 0; e < D; e++) {
@@ -340,7 +349,7 @@ void advance(
                     for (int n = 0; n < N; n++) add(bent, G[k][j][c][n], dV[n][e]);
                     bend[k] += inner(bent, bent);
                 }
-        shrinking = larger(shrinking, inverse_step(w[j], 2 * inner(V[j], dV), inner(dV, dV)));
+        shrinking = larger(shrinking, inverse_step(w[j], -2 * inner(V[j], dV), inner(dV, dV)));
         shrinking = larger(shrinking, -dq[j] * inverse_q[j]);
     }
     for (int k = 0; k < K; k++) {
@@ -350,101 +359,78 @@ void advance(
     const Lane step = 0.95 / shrinking;
     for (int j = 0; j < K; j++) {
         for (int n = 0; n < N; n++)
-            for (int c = 0; c < D; c++) {
-                V[j][n][c].re += step * moves[j][n][c].re;
-                V[j][n][c].im += step * moves[j][n][c].im;
-            }
+            for (int c = 0; c < D; c++) add(V[j][n][c], moves[j][n][c], -step);
         p[j] += step * dp[j];
         q[j] += step * dq[j];
     }
     bound += step * rise;
 }
 
-void begin(State &state) {
-    for (int k = 0; k < K; k++) {
-        state.p[k] = lane(1.0 / K);
-        state.q[k] = lane(0.1);
-    }
-    state.bound = lane(0);
-}
-
-struct Round {
-    double barrier, momentum, hold;
-};
-
 // Take all rounds; the last one says what the precoders of the others are worth. What is not a number shows in largest.
 void run(
-    const Complex (&H)[K][K][M][N], Lane n0, State &state, const Round *rounds, int64_t count,
-    const Constants &constants, Lane &gap, Lane &largest
+    Work &work, State &state, const Round *rounds, int64_t count, const Constants &constants, Lane &gap, Lane &largest
 ) {
-    for (int64_t r = 0; r + 1 < count; r++)
-        advance(H, n0, state, rounds[r].barrier, rounds[r].momentum, rounds[r].hold != 0, constants, gap, largest);
-    State probe = state;
-    const Round &last = rounds[count - 1];
-    advance(H, n0, probe, last.barrier, last.momentum, last.hold != 0, constants, gap, largest);
+    state.begin();
+    for (int64_t r = 0; r + 1 < count; r++) advance(work, state, rounds[r], constants, gap, largest);
+    work.probe = state;
+    advance(work, work.probe, rounds[count - 1], constants, gap, largest);
     for (int k = 0; k < K; k++) largest += 0 * (inner(state.V[k], state.V[k]) + inner(state.U[k], state.U[k]));
+}
+
+// Copy one channel's complex numbers into lane i, times a factor, or back.
+void load(Complex *to, int64_t count, const double *from, int i, double factor) {
+    for (int64_t n = 0; n < count; n++) {
+        to[n].re[i] = factor * from[2 * n];
+        to[n].im[i] = factor * from[2 * n + 1];
+    }
+}
+
+void store(double *to, int64_t count, const Complex *from, int i) {
+    for (int64_t n = 0; n < count; n++) {
+        to[2 * n] = from[n].re[i];
+        to[2 * n + 1] = from[n].im[i];
+    }
 }
 
 }  // namespace
 
 // Improve V where it is. H: (batch, K, K, M, N) and V: (batch, K, N, D) complex; n0, worst and gap: (batch,).
-// Channels whose gap is not below the limit find their precoders anew, for their last filters and from nothing.
+// Channels whose gap is not within the limit find their precoders anew, for their last filters and from nothing.
 extern "C" void descend(
     const double *H, const double *n0, double *V, double *worst, double *gap, int64_t batch, const Round *rounds,
-    int64_t count, const Round *again, int64_t count_again, const Constants *limits, int64_t
+    int64_t count, const Round *again, int64_t count_again, const Constants *constants, int64_t
 ) {
-    const Constants constants = *limits;
+    constexpr int64_t gains = K * K * M * N, numbers = K * N * D;
+    const auto work = std::make_unique<Work>();
+    State &state = work->state, &anew = work->anew;
     for (int64_t first = 0; first < batch; first += W) {
-        Complex gains[K][K][M][N];
-        State state{};
-        Lane level;
+        memset(&state, 0, sizeof state);
         for (int i = 0; i < W; i++) {
-            const int64_t c = first + i < batch ? first + i : batch - 1;
-            level[i] = n0[c];
-            const double *from = H + c * 2 * K * K * M * N;
-            for (Complex *to = &gains[0][0][0][0]; to < &gains[0][0][0][0] + K * K * M * N; to++) {
-                to->re[i] = *from++;
-                to->im[i] = *from++;
-            }
-            from = V + c * 2 * K * N * D;
-            for (Complex *to = &state.V[0][0][0]; to < &state.V[0][0][0] + K * N * D; to++) {
-                to->re[i] = *from++ * M_SQRT1_2;
-                to->im[i] = *from++ * M_SQRT1_2;
-            }
+            const int64_t channel = first + i < batch ? first + i : batch - 1;
+            work->n0[i] = n0[channel];
+            load(&work->H[0][0][0][0], gains, H + 2 * gains * channel, i, 1);
+            load(&state.V[0][0][0], numbers, V + 2 * numbers * channel, i, M_SQRT1_2);  // well inside the constraint
         }
-        begin(state);
         Lane proof, largest;
-        run(gains, level, state, rounds, count, constants, proof, largest);
+        run(*work, state, rounds, count, *constants, proof, largest);
+        const auto solved = (proof >= -constants->gap) & (proof <= constants->gap);
         bool late = false;
-        for (int i = 0; i < W; i++) late |= !(proof[i] <= constants.gap);
+        for (int i = 0; i < W; i++) late |= !solved[i];
         if (late) {
-            State anew{};
-            for (int k = 0; k < K; k++)
-                for (int m = 0; m < M; m++)
-                    for (int c = 0; c < D; c++) anew.U[k][m][c] = state.U[k][m][c];
-            begin(anew);
             Lane other, error;
-            run(gains, level, anew, again, count_again, constants, other, error);
-            for (int i = 0; i < W; i++)
-                if (!(proof[i] <= constants.gap)) {
-                    proof[i] = other[i];
-                    largest[i] = error[i];
-                    for (int k = 0; k < K; k++)
-                        for (int n = 0; n < N; n++)
-                            for (int c = 0; c < D; c++) {
-                                state.V[k][n][c].re[i] = anew.V[k][n][c].re[i];
-                                state.V[k][n][c].im[i] = anew.V[k][n][c].im[i];
-                            }
-                }
+            memset(&anew, 0, sizeof anew);
+            memcpy(anew.U, state.U, sizeof anew.U);
+            run(*work, anew, again, count_again, *constants, other, error);
+            proof = solved ? proof : other;
+            largest = solved ? largest : error;
+            Complex *kept = &state.V[0][0][0], *found = &anew.V[0][0][0];
+            for (int64_t n = 0; n < numbers; n++)
+                kept[n] = {solved ? kept[n].re : found[n].re, solved ? kept[n].im : found[n].im};
         }
         for (int i = 0; i < W && first + i < batch; i++) {
             worst[first + i] = largest[i];
             gap[first + i] = proof[i];
-            double *to = V + (first + i) * 2 * K * N * D;
-            for (const Complex *from = &state.V[0][0][0]; from < &state.V[0][0][0] + K * N * D; from++) {
-                *to++ = from->re[i];
-                *to++ = from->im[i];
-            }
+            store(V + 2 * numbers * (first + i), numbers, &state.V[0][0][0], i);
         }
     }
 }

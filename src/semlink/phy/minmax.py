@@ -11,10 +11,12 @@ method towards the precoders. The barrier starts high and falls by a fixed facto
 from their constraints move further, and end in better local optima, than ones that are solved for exactly. The last
 rounds hold the filters, so that the precoders converge to their optimum and the duality gap proves it.
 
-The batch is the last axis, which suits vector units. minmax.cpp has the same rounds for the processor alone; what they
-find agrees to the last digits.
+The batch is the last axis, which suits vector units. minmax.cpp has the same rounds for processors; only rounding
+differs.
 """
 
+import ctypes
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -39,8 +41,8 @@ LOUDER = 0.02  # of the room that power leaves is taken in a round
 MOMENTUM = 0.9  # how far filters are carried on; above 1 oscillates
 GAP = 1e-3  # a larger duality gap is not called a solution
 SHARE = 0.3  # of the state's own barrier: the least that a round aims at
-CHUNK = 2**16  # gains of channels that go together: with what comes of them they fit a cache, calls cost less than they
-LARGEST = 2**12  # gains of a channel that minmax.cpp keeps on its stack
+CHUNK = 2**16  # gains of the channels that go together: what comes of them fits a cache, and is worth the calls
+MANY = 1024  # channels that a program is compiled for unasked
 
 
 class _State(NamedTuple):
@@ -70,13 +72,13 @@ def minimise_max_mse(
     streams: int = 1,
     starts: int = 1,
     iterations: int | None = None,
-    compiled: bool = False,
+    compiled: bool | None = None,
     generator: torch.Generator | None = None,
 ) -> Transceivers:
     """Design precoders and filters of least largest MSE, for a batch of channels on H's device.
 
     The problem is not convex: a better local optimum may exist, and more starts find it more often. The MSEs of all
-    users end equal unless one is worse off than all others whatever these do.
+    users end equal unless one is worse off than all others whatever these do. No gradient flows through a design.
 
     Args:
         H: (B, K, K, Nr, Nt) complex.
@@ -85,9 +87,9 @@ def minimise_max_mse(
         starts: initial precoders to try: the strongest directions of each user's own link, then random ones.
         iterations: rounds from each start; if not given 12 / N0^0.48, at least 12 and at most 500, by the highest SNR
             of the batch: 12 at 0 dB, 63 at 15 dB, which end within 0.5 and 1.4 % of what 200 do.
-        compiled: on a processor, run the rounds as a program that its C++ compiler makes of minmax.cpp: a second for
-            the first call at given numbers of users, antennas and streams, then some ten times as fast. Channels of
-            more than 4,096 gains run as without; all do where there is no compiler, and a warning says so.
+        compiled: on a processor, run the rounds as a program that a C++ compiler makes of minmax.cpp: about a second
+            for the first call at given numbers of users, antennas and streams, then some ten times as fast. None:
+            where there is a compiler and at least 1,024 channels; True: a warning says where there is none.
         generator: draws the random starts; one of seed 0 if not given.
 
     Returns:
@@ -96,24 +98,20 @@ def minimise_max_mse(
     Raises:
         SemlinkError: H, an SNR or a number is not as said, or there are more streams than antennas.
     """
-    H, n0 = prepare(H, snr_db, streams)
+    H, n0 = prepare(H.detach(), snr_db, streams)
     check_whole("starts", starts)
     rounds = _rounds(n0) if iterations is None else check_whole("iterations", iterations, 2)
     generator = generator or torch.Generator().manual_seed(0)
-    V, gap = torch.empty(0), torch.empty(0)
-    least = torch.full((len(H),), torch.inf, dtype=torch.float64, device=H.device)
+    V, least, gap = strongest_directions(H, streams), torch.full_like(n0, torch.inf), torch.full_like(n0, torch.inf)
     for start in range(starts):
         # random ones are the same for every channel: a design must not depend on what stands beside it in a batch
-        drawn = random_directions(H[:1], streams, generator).expand(len(H), -1, -1, -1) if start else None
-        first = strongest_directions(H, streams) if drawn is None else drawn
+        first = random_directions(H[:1], streams, generator).expand_as(V) if start else V
         found, worst, proof = _improve(H, first, n0, _schedule(rounds), compiled)
-        if not start:
-            V, least, gap = found, worst, proof
-        better = worst < least
+        better = (worst < least) if start else torch.ones_like(worst, dtype=torch.bool)
         V = torch.where(better[:, None, None, None], found, V)
         least, gap = torch.where(better, worst, least), torch.where(better, proof, gap)
     used = torch.full((len(H),), rounds * starts, device=H.device)
-    return finish(H, V, mmse_filters(H, V, n0), n0, used, gap, gap <= GAP)
+    return finish(H, V, mmse_filters(H, V, n0), n0, used, gap, gap.abs() <= GAP)
 
 
 def optimal_precoders(H: Tensor, U: Tensor, snr_db: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -132,8 +130,8 @@ def optimal_precoders(H: Tensor, U: Tensor, snr_db: float | Tensor) -> tuple[Ten
     """
     if U.ndim != 4 or U.shape[:3] != H.shape[:2] + H.shape[3:4]:
         raise SemlinkError(f"U has shape {tuple(U.shape)}: {(*H.shape[:2], H.shape[3], 'd')} is expected, as H is")
-    H, n0 = prepare(H, snr_db, U.shape[3])
-    filters = _last(U.to(H.dtype))
+    H, n0 = prepare(H.detach(), snr_db, U.shape[3])
+    filters = _last(U.detach().to(H.dtype))
     silence = torch.zeros(H.shape[4], *filters.shape[1:], dtype=filters.dtype, device=H.device)
     V, _, gap, _ = _run(_last(H), n0, silence, filters, _held(RESETTLING))
     return _first(V), gap
@@ -144,21 +142,25 @@ def _rounds(n0: Tensor) -> int:
     return min(max(round(ROUNDS * float(n0.min()) ** -GROWTH), 12), 500)
 
 
-def _improve(H: Tensor, V: Tensor, n0: Tensor, steps: list[_Step], compiled: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _improve(
+    H: Tensor, V: Tensor, n0: Tensor, steps: list[_Step], compiled: bool | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Improve V from where it is: precoders, their largest MSE with the last filters, and their gap with those."""
     program = None
-    if compiled and H.device.type == "cpu" and H[0].numel() <= LARGEST:
+    if H.device.type == "cpu" and (len(H) >= MANY if compiled is None else compiled):
         sizes = {"users": H.shape[1], "receive": H.shape[3], "transmit": H.shape[4], "streams": V.shape[3]}
         program = native.build("minmax.cpp", **sizes)
-    if program is None:
-        found, worst, gap = _descend(H, V, n0, steps)
+        if compiled and isinstance(program, str):
+            warnings.warn(f"this runs without a compiled program: {program}", stacklevel=3)
+    if isinstance(program, ctypes.CDLL):
+        found = V.clone(memory_format=torch.contiguous_format)
+        batch = [H.contiguous(), n0.contiguous(), found, torch.empty_like(n0), torch.empty_like(n0)]
+        numbers = steps, _held(RESETTLING), [(LOUDER, SHARE, GAP)]
+        tables = [torch.tensor(each, dtype=n0.dtype, device=H.device) for each in numbers]
+        native.call_in_parts(program.descend, batch, *tables)
+        worst, gap = batch[3:]
     else:
-        found, worst, gap = V.clone(memory_format=torch.contiguous_format), torch.empty_like(n0), torch.empty_like(n0)
-        rounds = [
-            torch.tensor(each, dtype=torch.float64) for each in (steps, _held(RESETTLING), [(LOUDER, SHARE, GAP)])
-        ]
-        batch = [H.contiguous(), n0.contiguous(), found, worst, gap]
-        native.call_in_parts(program.descend, batch, *rounds)
+        found, worst, gap = _descend(H, V, n0, steps)
     usable = worst.isfinite()
     return torch.where(usable[:, None, None, None], found, V), worst, torch.where(usable, gap, torch.inf)
 
@@ -169,10 +171,11 @@ def _descend(H: Tensor, V: Tensor, n0: Tensor, steps: list[_Step]) -> tuple[Tens
     if H.device.type == "cpu":
         chunk = min(chunk, max(CHUNK // H[..., 0].numel(), 128))
     # Half the power is well inside the constraint. The first round makes its own filters.
-    begun = V / 2**0.5, torch.zeros(len(H), *V.shape[1:], dtype=V.dtype, device=V.device)
-    found = [_run(*part, steps) for part in zip(*(each.split(chunk, -1) for each in (H, n0, *begun)), strict=True)]
+    silence = torch.zeros(len(H), *V.shape[1:], dtype=V.dtype, device=V.device)
+    parts = zip(*(each.split(chunk, -1) for each in (H, n0, V / 2**0.5, silence)), strict=True)
+    found = [_run(gains, level, quiet, none, steps) for gains, level, quiet, none in parts]
     V, U, gap, worst = (torch.cat(parts, -1) for parts in zip(*found, strict=True))
-    late = (~(gap <= GAP)).nonzero().flatten()
+    late = (~(gap.abs() <= GAP)).nonzero().flatten()
     if len(late):
         anew = _run(H[..., late], n0[late], torch.zeros_like(V[..., late]), U[..., late], _held(RESETTLING))
         V[..., late], _, gap[late], worst[late] = anew
@@ -331,7 +334,7 @@ def _energy(matrices: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 def _last(matrices: Tensor) -> Tensor:
     """Return (B, ..., m, n) with the batch last: (m, n, ..., B)."""
-    return matrices.movedim(0, -1).movedim((-3, -2), (0, 1)).contiguous()
+    return matrices.movedim(0, -1).movedim((-3, -2), (0, 1)).contiguous().resolve_conj()
 
 
 def _first(matrices: Tensor) -> Tensor:

@@ -6,42 +6,51 @@ What stands in a few small matrices for each of many channels spends its time be
 
 import ctypes
 import os
+import shlex
 import subprocess
 import tempfile
-import warnings
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
+_lock = threading.Lock()
 
 
-@cache
-def build(name: str, **sizes: int) -> ctypes.CDLL | None:
+def build(name: str, **sizes: int) -> ctypes.CDLL | str:
     """Compile ``name``, a file beside this one, by ``$CXX`` or else ``c++``, with ``sizes`` as its macros.
 
     Returns:
-        The library; None, after a warning, where that does not work.
+        The library, the same one the next time; or a line that says why there is none.
     """
-    source = Path(__file__).with_name(name)
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "library.so"
-        macros = [f"-D{macro.upper()}={value}" for macro, value in sizes.items()]
-        command = [os.environ.get("CXX", "c++"), *FLAGS, *macros, str(source), "-o", str(library)]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True)
-            return ctypes.CDLL(str(library))
-        except (OSError, subprocess.CalledProcessError) as error:
-            said = (error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)).strip()
-            reason = said.splitlines()[0] if said else f"{command[0]} ended with an error"
-            warnings.warn(f"{command[0]} cannot compile {name}, so this runs without: {reason}", stacklevel=4)
-    return None
+    with _lock:
+        return _build(name, tuple(sizes.items()))
 
 
-def call_in_parts(function: "ctypes._NamedFuncPointer", batch: list[Tensor], *rest: Tensor) -> None:
+@cache
+def _build(name: str, sizes: tuple[tuple[str, int], ...]) -> ctypes.CDLL | str:
+    compiler = shlex.split(os.environ.get("CXX") or "c++")
+    macros = [f"-D{macro.upper()}={value}" for macro, value in sizes]
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            library = str(Path(folder) / "library.so")
+            command = [*compiler, *FLAGS, *macros, str(Path(__file__).with_name(name)), "-o", library]
+            subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace")
+            return ctypes.CDLL(library)
+    except subprocess.CalledProcessError as error:
+        lines = [line for line in error.stderr.splitlines() if line.strip()] or [str(error)]
+        return f"{compiler[0]} does not compile {name}: {next((line for line in lines if 'error' in line), lines[-1])}"
+    except OSError as error:
+        return f"{name} cannot be compiled and loaded: {error}"
+
+
+def call_in_parts(function: Callable[..., Any], batch: list[Tensor], *rest: Tensor) -> None:
     """Call ``function`` on rows of ``batch``, as many parts as torch has threads.
 
     It is given the addresses of a part of each tensor of ``batch``, the number of its rows, then address and number of
@@ -49,11 +58,14 @@ def call_in_parts(function: "ctypes._NamedFuncPointer", batch: list[Tensor], *re
     """
 
     def call(*part: Tensor) -> None:
-        given = [ctypes.c_void_p(each.data_ptr()) for each in part]
-        sizes = [
-            argument for each in rest for argument in (ctypes.c_void_p(each.data_ptr()), ctypes.c_int64(len(each)))
-        ]
-        function(*given, ctypes.c_int64(len(part[0])), *sizes)
+        given = [*map(address, part), ctypes.c_int64(len(part[0]))]
+        for each in rest:
+            given += [address(each), ctypes.c_int64(len(each))]
+        function(*given)
 
-    with ThreadPoolExecutor() as pool:  # a call by ctypes lets other threads run
-        list(pool.map(call, *(each.chunk(torch.get_num_threads()) for each in batch)))
+    def address(each: Tensor) -> ctypes.c_void_p:
+        return ctypes.c_void_p(each.data_ptr())
+
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:  # a call by ctypes lets other threads run
+        list(pool.map(call, *(each.chunk(threads) for each in batch)))

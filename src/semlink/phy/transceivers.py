@@ -81,7 +81,7 @@ def prepare(H: Tensor, snr_db: float | Tensor, streams: int) -> tuple[Tensor, Te
         )
     noise_variance(snr_db, len(H), H.device)  # says what is wrong with an SNR; float32 would not do below
     level = torch.as_tensor(snr_db, dtype=torch.float64).flatten().to(H.device)
-    return H.to(torch.complex128), (10 ** (-level / 10)).expand(len(H))
+    return H.to(torch.complex128).resolve_conj(), (10 ** (-level / 10)).expand(len(H))
 
 
 def own(links: Tensor) -> Tensor:
