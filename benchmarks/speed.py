@@ -225,8 +225,8 @@ def designs() -> list[Row]:
         theirs, a_second = transceivers.reference(users, snr_db, transceivers.THEIRS, 0, transceivers.TIMES)
         for compiled, target in ((False, 50.0), (True, 700.0)):
             design = functools.partial(phy.minimise_max_mse, H, snr_db, compiled=compiled)
-            found_here = design().mse[: transceivers.THEIRS].amax(1).mean()  # compiles
-            assert found_here <= 1.03 * theirs.mean(), "a worse design"  # of so few channels; 1 % of many (tests)
+            worse = design().mse[: transceivers.THEIRS].amax(1).numpy() - theirs  # compiles
+            assert worse.mean() <= 0.01 * theirs.mean() + 3 * worse.std() / len(worse) ** 0.5, "a worse design"
             seconds = {
                 "semlink": transceivers.timed(design, transceivers.TIMES),
                 "Clarabel": transceivers.OURS / a_second,

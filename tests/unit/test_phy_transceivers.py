@@ -81,6 +81,17 @@ def test_errors_are_those_of_the_definition(users, transmit, receive, streams):
     assert (power(strongest_directions(H.to(V.dtype), streams)) - transmit).abs().max() < 1e-12
 
 
+def test_strongest_directions_of_two_antennas_are_eigenvectors():
+    H = gains(3, 200).to(torch.complex128)
+    H[0, 0, 0], H[1, 0, 0] = torch.eye(2), 0
+    H[2, 0, 0] = torch.tensor([[1, 0], [0, 2]])
+    H[3, 0, 0] = torch.tensor([[2, 0], [0, 1]])
+    V, links = strongest_directions(H, 1), H.diagonal(dim1=1, dim2=2).movedim(-1, 1)
+    strongest = torch.linalg.matrix_norm(links, 2)
+    torch.testing.assert_close(torch.linalg.matrix_norm(links @ V), strongest * 2**0.5)
+    torch.testing.assert_close(power(V), torch.full((200, 3), 2.0, dtype=torch.float64))
+
+
 def test_errors_are_those_of_transmitted_symbols():
     count = 50_000
     channel, H = Interference(2, 2, 2), gains(2, 1).expand(count, -1, -1, -1, -1)
@@ -397,7 +408,8 @@ def test_compiled_says_what_is_no_number():
     H = gains(2, 9).to(torch.complex128)
     V = strongest_directions(H, 1)
     H[4] = math.nan
-    found, worst, gap = minmax._improve(H, V, n0(0, 9), minmax._schedule(12), compiled=True)
+    program = minmax._program(H, 1, compiled=True)
+    found, worst, gap = minmax._improve(H, V, n0(0, 9), minmax._schedule(12), program)
     assert worst.isfinite().tolist() == (gap < 1).tolist() == [i != 4 for i in range(9)]
     assert torch.equal(found[4], V[4])
 

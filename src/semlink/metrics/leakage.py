@@ -118,16 +118,17 @@ def _grey_levels(images: Tensor, variant: _Variant) -> Tensor:
             raise SemlinkError(f"images of {images.shape[1]} channels have no luminance; 1 or 3 (red, green, blue) do")
         red, green, blue = images.unbind(1)
         images = (0.299 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)
-    rows, found = 1 if variant.histogram_of == "image" else images.shape[1], []
-    for part in images.split(max(1, _CELLS // images.shape[1:].numel())):
+    rows, found = 1 if variant.histogram_of == "image" else images.shape[1], torch.empty_like(images, dtype=torch.uint8)
+    step = max(1, _CELLS // images.shape[1:].numel())
+    for part, place in zip(images.split(step), found.split(step), strict=True):
         levels = (255 * part).round_()
         low, high = (float(v) for v in levels.aminmax())
         if not (low >= 0 and high <= 255):  # NaN ends here too
             raise SemlinkError(
                 f"image values reach from {low / 255:g} to {high / 255:g}: values in [0, 1] are expected"
             )
-        found.append(levels.to(torch.uint8).reshape(len(part), rows, -1))
-    return torch.cat(found)
+        place.copy_(levels)
+    return found.reshape(len(images), rows, -1)
 
 
 def _estimates(a: Tensor, b: Tensor, variant: _Variant) -> Tensor:
@@ -140,7 +141,7 @@ def _estimate(a: Tensor, b: Tensor, variant: _Variant) -> Tensor:
     """(B, rows, N) uint8 twice -> (B,) float32."""
     images, rows, pixels = a.shape
     x, y = _codes(a.flatten(0, 1), variant), _codes(b.flatten(0, 1), variant)
-    joint, cells = x * variant.bins + y, variant.bins**2
+    joint, cells = torch.add(y, x, alpha=variant.bins), variant.bins**2
     corrected = variant.result == "corrected bits"
     if cells <= 4 * pixels:
         counts, _ = _count(joint, cells)
@@ -163,7 +164,7 @@ def _estimate(a: Tensor, b: Tensor, variant: _Variant) -> Tensor:
 def _codes(levels: Tensor, variant: _Variant) -> Tensor:
     """Return the bin of each grey level, (rows, N) int32."""
     if not variant.stretched:
-        return levels.int() >> (8 - variant.bins.bit_length() + 1)  # bins of 2^k grey levels
+        return (levels >> (8 - variant.bins.bit_length() + 1)).int()  # bins of 2^k grey levels
     values = levels.double()
     low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
     margin = 0.5 * (low == high)  # numpy's treatment of a flat image

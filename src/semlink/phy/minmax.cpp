@@ -19,6 +19,7 @@ constexpr int W = 8;
 #else
 constexpr int W = 4;
 #endif
+constexpr int64_t GAINS = K * K * M * N, PRECODING = K * N * D, FILTERING = K * M * D;  // complex numbers of a channel
 typedef double Lane __attribute__((vector_size(8 * W)));
 
 Lane lane(double x) { return x - Lane{}; }
@@ -135,7 +136,8 @@ struct Work {
     Complex filters[K][M][D];
     Complex covariance[M][M];
     Factors<M> receiving;
-    Complex G[K][K][D][N];
+    Complex G[K][K][D][N];       // what filters make of the channels
+    Complex missed[K][K][D][D];  // how far streams arrive from where they should
     Complex slopes[K + 1][K][N][D];  // halves of the gradients of every error and of the power, then L^-1 of them
     Complex A[N][N];
     Factors<N> factors[K];
@@ -174,6 +176,27 @@ void renew_filters(Work &work, State &state, double momentum) {
     }
 }
 
+// Mean square errors of all users, for the filters that stand in work.
+void measure(Work &work, const Complex (&V)[K][N][D], Lane (&mse)[K]) {
+    for (int k = 0; k < K; k++) {
+        mse[k] = work.n0 * inner(work.filters[k], work.filters[k]);
+        for (int j = 0; j < K; j++) {
+            auto &missed = work.missed[k][j];
+            memset(missed, 0, sizeof missed);
+            for (int c = 0; c < D; c++)
+                for (int n = 0; n < N; n++) {
+                    Complex sum{};
+                    for (int m = 0; m < M; m++) add_conjugate(sum, work.filters[k][m][c], work.H[k][j][m][n]);
+                    work.G[k][j][c][n] = sum;
+                    for (int e = 0; e < D; e++) add(missed[c][e], sum, V[j][n][e]);
+                }
+            for (int c = 0; c < D && j == k; c++) missed[c][c].re -= 1;
+            for (int c = 0; c < D; c++)
+                for (int e = 0; e < D; e++) mse[k] += inner(missed[c][e], missed[c][e]);
+        }
+    }
+}
+
 // One round of minmax.py: the state becomes the next; the gap and the largest error are those of the given precoders.
 void advance(Work &work, State &state, const Round &round, const Constants &constants, Lane &gap, Lane &highest) {
     auto &[V, U, p, q, bound] = state;
@@ -196,30 +219,17 @@ void advance(Work &work, State &state, const Round &round, const Constants &cons
     }
 
     Lane mse[K], s[K], w[K];
+    measure(work, V, mse);
     highest = lane(0);
     for (int k = 0; k < K; k++) {
-        mse[k] = work.n0 * inner(filters[k], filters[k]);
-        for (int j = 0; j < K; j++) {
-            Complex missed[D][D] = {};
-            for (int c = 0; c < D; c++)
-                for (int n = 0; n < N; n++) {
-                    Complex sum{};
-                    for (int m = 0; m < M; m++) add_conjugate(sum, filters[k][m][c], work.H[k][j][m][n]);
-                    G[k][j][c][n] = sum;
-                    for (int e = 0; e < D; e++) add(missed[c][e], sum, V[j][n][e]);
-                }
-            if (j == k)
-                for (int c = 0; c < D; c++) missed[c][c].re -= 1;
-            for (int c = 0; c < D; c++)
-                for (int e = 0; e < D; e++) mse[k] += inner(missed[c][e], missed[c][e]);
+        highest = larger(highest, mse[k]);
+        for (int j = 0; j < K; j++)
             for (int n = 0; n < N; n++)
                 for (int e = 0; e < D; e++) {
                     Complex sum{};
-                    for (int c = 0; c < D; c++) add_conjugate(sum, G[k][j][c][n], missed[c][e]);
+                    for (int c = 0; c < D; c++) add_conjugate(sum, G[k][j][c][n], work.missed[k][j][c][e]);
                     slopes[k][j][n][e] = sum;
                 }
-        }
-        highest = larger(highest, mse[k]);
     }
     bound = bound > highest ? bound : 1.01 * highest;
 
@@ -392,7 +402,33 @@ void store(double *to, int64_t count, const Complex *from, int i) {
     }
 }
 
+// Start on channels first to first + W - 1, the last one over and over where there are fewer.
+void fill(Work &work, const double *H, const double *n0, const double *V, int64_t first, int64_t batch, double factor) {
+    memset(&work.state, 0, sizeof work.state);
+    for (int i = 0; i < W; i++) {
+        const int64_t channel = first + i < batch ? first + i : batch - 1;
+        work.n0[i] = n0[channel];
+        load(&work.H[0][0][0][0], GAINS, H + 2 * GAINS * channel, i, 1);
+        load(&work.state.V[0][0][0], PRECODING, V + 2 * PRECODING * channel, i, factor);
+    }
+}
+
 }  // namespace
+
+// Write the filters of least error for V, and the errors. U: (batch, K, M, D) complex, mse: (batch, K).
+extern "C" void filter(const double *H, const double *n0, const double *V, double *U, double *mse, int64_t batch) {
+    const auto work = std::make_unique<Work>();
+    for (int64_t first = 0; first < batch; first += W) {
+        Lane errors[K];
+        fill(*work, H, n0, V, first, batch, 1);
+        renew_filters(*work, work->state, 0);
+        measure(*work, work->state.V, errors);
+        for (int i = 0; i < W && first + i < batch; i++) {
+            store(U + 2 * FILTERING * (first + i), FILTERING, &work->filters[0][0][0], i);
+            for (int k = 0; k < K; k++) mse[K * (first + i) + k] = errors[k][i];
+        }
+    }
+}
 
 // Improve V where it is. H: (batch, K, K, M, N) and V: (batch, K, N, D) complex; n0, worst and gap: (batch,).
 // Channels whose gap is not within the limit find their precoders anew, for their last filters and from nothing.
@@ -400,17 +436,10 @@ extern "C" void descend(
     const double *H, const double *n0, double *V, double *worst, double *gap, int64_t batch, const Round *rounds,
     int64_t count, const Round *again, int64_t count_again, const Constants *constants, int64_t
 ) {
-    constexpr int64_t gains = K * K * M * N, numbers = K * N * D;
     const auto work = std::make_unique<Work>();
     State &state = work->state, &anew = work->anew;
     for (int64_t first = 0; first < batch; first += W) {
-        memset(&state, 0, sizeof state);
-        for (int i = 0; i < W; i++) {
-            const int64_t channel = first + i < batch ? first + i : batch - 1;
-            work->n0[i] = n0[channel];
-            load(&work->H[0][0][0][0], gains, H + 2 * gains * channel, i, 1);
-            load(&state.V[0][0][0], numbers, V + 2 * numbers * channel, i, M_SQRT1_2);  // well inside the constraint
-        }
+        fill(*work, H, n0, V, first, batch, M_SQRT1_2);  // well inside the constraint
         Lane proof, largest;
         run(*work, state, rounds, count, *constants, proof, largest);
         const auto solved = (proof >= -constants->gap) & (proof <= constants->gap);
@@ -424,13 +453,13 @@ extern "C" void descend(
             proof = solved ? proof : other;
             largest = solved ? largest : error;
             Complex *kept = &state.V[0][0][0], *found = &anew.V[0][0][0];
-            for (int64_t n = 0; n < numbers; n++)
+            for (int64_t n = 0; n < PRECODING; n++)
                 kept[n] = {solved ? kept[n].re : found[n].re, solved ? kept[n].im : found[n].im};
         }
         for (int i = 0; i < W && first + i < batch; i++) {
             worst[first + i] = largest[i];
             gap[first + i] = proof[i];
-            store(V + 2 * numbers * (first + i), numbers, &state.V[0][0][0], i);
+            store(V + 2 * PRECODING * (first + i), PRECODING, &state.V[0][0][0], i);
         }
     }
 }

@@ -102,16 +102,22 @@ def minimise_max_mse(
     check_whole("starts", starts)
     rounds = _rounds(n0) if iterations is None else check_whole("iterations", iterations, 2)
     generator = generator or torch.Generator().manual_seed(0)
+    program = _program(H, streams, compiled)
     V, least, gap = strongest_directions(H, streams), torch.full_like(n0, torch.inf), torch.full_like(n0, torch.inf)
     for start in range(starts):
         # random ones are the same for every channel: a design must not depend on what stands beside it in a batch
         first = random_directions(H[:1], streams, generator).expand_as(V) if start else V
-        found, worst, proof = _improve(H, first, n0, _schedule(rounds), compiled)
+        found, worst, proof = _improve(H, first, n0, _schedule(rounds), program)
         better = (worst < least) if start else torch.ones_like(worst, dtype=torch.bool)
         V = torch.where(better[:, None, None, None], found, V)
         least, gap = torch.where(better, worst, least), torch.where(better, proof, gap)
+    if program is None:
+        U, mse = mmse_filters(H, V, n0), None
+    else:
+        U, mse = torch.empty(*H.shape[:2], H.shape[3], streams, dtype=V.dtype), H.new_empty(H.shape[:2], dtype=n0.dtype)
+        native.call_in_parts(program.filter, [H.contiguous(), n0.contiguous(), V, U, mse])
     used = torch.full((len(H),), rounds * starts, device=H.device)
-    return finish(H, V, mmse_filters(H, V, n0), n0, used, gap, gap.abs() <= GAP)
+    return finish(H, V, U, n0, used, gap, gap.abs() <= GAP, mse)
 
 
 def optimal_precoders(H: Tensor, U: Tensor, snr_db: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -142,25 +148,32 @@ def _rounds(n0: Tensor) -> int:
     return min(max(round(ROUNDS * float(n0.min()) ** -GROWTH), 12), 500)
 
 
+def _program(H: Tensor, streams: int, compiled: bool | None) -> ctypes.CDLL | None:
+    """Return minmax.cpp compiled for such channels, where that is asked for, or pays, and works."""
+    if H.device.type != "cpu" or not (len(H) >= MANY if compiled is None else compiled):
+        return None
+    sizes = {"users": H.shape[1], "receive": H.shape[3], "transmit": H.shape[4], "streams": streams}
+    program = native.build("minmax.cpp", **sizes)
+    if isinstance(program, ctypes.CDLL):
+        return program
+    if compiled:
+        warnings.warn(f"this runs without a compiled program: {program}", stacklevel=3)
+    return None
+
+
 def _improve(
-    H: Tensor, V: Tensor, n0: Tensor, steps: list[_Step], compiled: bool | None
+    H: Tensor, V: Tensor, n0: Tensor, steps: list[_Step], program: ctypes.CDLL | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Improve V from where it is: precoders, their largest MSE with the last filters, and their gap with those."""
-    program = None
-    if H.device.type == "cpu" and (len(H) >= MANY if compiled is None else compiled):
-        sizes = {"users": H.shape[1], "receive": H.shape[3], "transmit": H.shape[4], "streams": V.shape[3]}
-        program = native.build("minmax.cpp", **sizes)
-        if compiled and isinstance(program, str):
-            warnings.warn(f"this runs without a compiled program: {program}", stacklevel=3)
-    if isinstance(program, ctypes.CDLL):
+    if program is None:
+        found, worst, gap = _descend(H, V, n0, steps)
+    else:
         found = V.clone(memory_format=torch.contiguous_format)
         batch = [H.contiguous(), n0.contiguous(), found, torch.empty_like(n0), torch.empty_like(n0)]
         numbers = steps, _held(RESETTLING), [(LOUDER, SHARE, GAP)]
         tables = [torch.tensor(each, dtype=n0.dtype, device=H.device) for each in numbers]
         native.call_in_parts(program.descend, batch, *tables)
         worst, gap = batch[3:]
-    else:
-        found, worst, gap = _descend(H, V, n0, steps)
     usable = worst.isfinite()
     return torch.where(usable[:, None, None, None], found, V), worst, torch.where(usable, gap, torch.inf)
 
