@@ -4,7 +4,7 @@
 Channels a second on one thread, for 2 x 2 antennas and one stream, against the same alternation channel by channel:
 MMSE filters in closed form, precoders by Clarabel on matrices that are laid out once. Both start from the strongest
 directions; the alternation stops when a round lowers the largest MSE by less than one part in 10^4. Warm-up is the
-first call less a later one, without what earlier runs left on disk; it pays off after the number of channels beside it.
+first call less a later one, that is, what compiling takes; it pays off after the number of channels beside it.
 ``--starts`` compares one start with nine instead. ``--freeze`` writes the alternation's results to
 tests/oracle/transceivers.json.
 """
