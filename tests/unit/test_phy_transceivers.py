@@ -408,7 +408,7 @@ def test_compiled_says_what_is_no_number():
     H = gains(2, 9).to(torch.complex128)
     V = strongest_directions(H, 1)
     H[4] = math.nan
-    program = minmax._program(H, 1, compiled=True)
+    program = minmax._program(H, 1, wanted=True, asked=True)
     found, worst, gap = minmax._improve(H, V, n0(0, 9), minmax._schedule(12), program)
     assert worst.isfinite().tolist() == (gap < 1).tolist() == [i != 4 for i in range(9)]
     assert torch.equal(found[4], V[4])
@@ -417,10 +417,10 @@ def test_compiled_says_what_is_no_number():
 @pytest.mark.usefixtures("compiler")
 def test_compiled_unasked_where_it_pays(monkeypatch):
     built = []
-    monkeypatch.setattr(minmax, "MANY", 6)
+    monkeypatch.setattr(minmax, "MANY", 2 * 6 * 20)
     monkeypatch.setattr(native, "build", lambda name, **sizes: built.append((name, sizes)) or "not now")
     for count in (5, 6):
-        minimise_max_mse(gains(2, count, 3, 2), 10.0)
+        minimise_max_mse(gains(2, count, 3, 2), 10.0, starts=2, iterations=20)
     assert built == [("minmax.cpp", {"users": 2, "receive": 2, "transmit": 3, "streams": 1})]
 
 

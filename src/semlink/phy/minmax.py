@@ -42,7 +42,7 @@ MOMENTUM = 0.9  # how far filters are carried on; above 1 oscillates
 GAP = 1e-3  # a larger duality gap is not called a solution
 SHARE = 0.3  # of the state's own barrier: the least that a round aims at
 CHUNK = 2**16  # gains of the channels that go together: what comes of them fits a cache, and is worth the calls
-MANY = 1024  # channels that a program is compiled for unasked
+MANY = 200_000  # rounds, of one channel each, that take about as long as compiling: a program is compiled unasked
 
 
 class _State(NamedTuple):
@@ -89,7 +89,8 @@ def minimise_max_mse(
             of the batch: 12 at 0 dB, 63 at 15 dB, which end within 0.5 and 1.4 % of what 200 do.
         compiled: on a processor, run the rounds as a program that a C++ compiler makes of minmax.cpp: about a second
             for the first call at given numbers of users, antennas and streams, then some ten times as fast. None:
-            where there is a compiler and at least 1,024 channels; True: a warning says where there is none.
+            where there is a compiler and at least 200,000 rounds to run, channels times ``iterations`` times
+            ``starts``; True: a warning says where there is none.
         generator: draws the random starts; one of seed 0 if not given.
 
     Returns:
@@ -102,7 +103,7 @@ def minimise_max_mse(
     check_whole("starts", starts)
     rounds = _rounds(n0) if iterations is None else check_whole("iterations", iterations, 2)
     generator = generator or torch.Generator().manual_seed(0)
-    program = _program(H, streams, compiled)
+    program = _program(H, streams, len(H) * rounds * starts >= MANY if compiled is None else compiled, compiled)
     V, least, gap = strongest_directions(H, streams), torch.full_like(n0, torch.inf), torch.full_like(n0, torch.inf)
     for start in range(starts):
         # random ones are the same for every channel: a design must not depend on what stands beside it in a batch
@@ -148,15 +149,15 @@ def _rounds(n0: Tensor) -> int:
     return min(max(round(ROUNDS * float(n0.min()) ** -GROWTH), 12), 500)
 
 
-def _program(H: Tensor, streams: int, compiled: bool | None) -> ctypes.CDLL | None:
-    """Return minmax.cpp compiled for such channels, where that is asked for, or pays, and works."""
-    if H.device.type != "cpu" or not (len(H) >= MANY if compiled is None else compiled):
+def _program(H: Tensor, streams: int, wanted: bool, asked: bool | None) -> ctypes.CDLL | None:
+    """Return minmax.cpp compiled for such channels where that is wanted and works; one that was asked for is missed."""
+    if H.device.type != "cpu" or not wanted:
         return None
     sizes = {"users": H.shape[1], "receive": H.shape[3], "transmit": H.shape[4], "streams": streams}
     program = native.build("minmax.cpp", **sizes)
     if isinstance(program, ctypes.CDLL):
         return program
-    if compiled:
+    if asked:
         warnings.warn(f"this runs without a compiled program: {program}", stacklevel=3)
     return None
 
