@@ -42,8 +42,9 @@ def _table(speed: dict[str, Any]) -> list[str]:
         "|---|--:|--:|--:|---|--:|--:|",
         *rows,
         "",
-        "AWGN, Rayleigh and interference: either side spends most of its time in `torch.randn`, on as many numbers,",
-        "which bounds what the rest can bring.",
+        "AWGN, Rayleigh and interference: either side spends most of its time in torch's generator, on as many normal",
+        "numbers, which bounds what the rest can bring. One of our own would have to be compiled, in about 0.7 s; an",
+        "evaluation over 5 SNRs x 10 draws of 10,000 images of 64 symbols spends 0.2 s on its noise.",
         "",
     ]
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A frozen training curve: fp32, embedded digits, preset smoke for ten epochs.
 
-Losses may differ from the frozen ones by 0.01, accuracies by 0.03 (of 250 images): other processors sum in another
-order. Freeze anew, after a change that is meant to change results: ``python tests/golden/test_training_curve.py``.
+Other processors sum in another order, which training amplifies: from AVX2 to the AVX-512 of AMD losses differ by up to
+0.012, accuracies of 250 images by up to 0.08. Losses may differ from the frozen ones by 0.03, which is what the last
+epoch brings, accuracies by 0.095, three standard errors of one of a half. Freeze anew, after a change that is meant to
+change results: ``python tests/golden/test_training_curve.py``.
 """
 
 import dataclasses
@@ -31,8 +33,8 @@ def test_the_curve_is_the_frozen_one(tmp_path):
     measured = curve(tmp_path / "run")
     assert len(measured) == len(frozen)
     for now, then in zip(measured, frozen, strict=True):
-        assert now["loss"] == pytest.approx(then["loss"], abs=0.01)
-        assert now["accuracy"] == pytest.approx(then["accuracy"], abs=0.03)
+        assert now["loss"] == pytest.approx(then["loss"], abs=0.03)
+        assert now["accuracy"] == pytest.approx(then["accuracy"], abs=0.095)
 
 
 if __name__ == "__main__":

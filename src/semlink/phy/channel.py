@@ -48,9 +48,12 @@ def noise(shape: tuple[int, ...], variance: float | Tensor, generator: torch.Gen
         generator: the source of randomness.
         device: where the noise is needed.
     """
-    rails = torch.randn(*shape, 2, generator=generator, device=generator.device, dtype=torch.float32).to(device)
-    # Scaled as reals: a product of complex by real numbers is one of complex by complex ones.
-    rails *= (variance / 2).sqrt().unsqueeze(-1) if isinstance(variance, Tensor) else math.sqrt(variance / 2)
+    rails = torch.empty(*shape, 2, device=generator.device, dtype=torch.float32)
+    if isinstance(variance, Tensor):
+        # Scaled as reals: a product of complex by real numbers is one of complex by complex ones.
+        rails = rails.normal_(generator=generator).to(device).mul_((variance / 2).sqrt().unsqueeze(-1))
+    else:
+        rails = rails.normal_(0, math.sqrt(variance / 2), generator=generator).to(device)  # scaled as it is drawn
     return torch.view_as_complex(rails)
 
 
@@ -103,11 +106,10 @@ class Channel(ABC):
         batch, uses = symbols.shape
         with torch.autocast(symbols.device.type, enabled=False):
             n0 = noise_variance(snr_db, batch, symbols.device)
-            faded = symbols = symbols.to(torch.complex64)
+            symbols = symbols.to(torch.complex64)
             h = self.gains(batch, uses, n0, generator)
-            if h is not None:
-                faded = h * symbols
-            return Received(noise((batch, uses), n0, generator, symbols.device).add_(faded), h, n0)
+            heard = noise((batch, uses), one_variance(snr_db, n0), generator, symbols.device)
+            return Received(heard.add_(symbols) if h is None else heard.addcmul_(h, symbols), h, n0)
 
 
 def noise_variance(snr_db: float | Tensor, batch: int, device: torch.device) -> Tensor:
@@ -124,6 +126,11 @@ def noise_variance(snr_db: float | Tensor, batch: int, device: torch.device) -> 
         raise SemlinkError(f"snr_db holds {len(level)} values for {batch} images: give one for all or one for each")
     level = level.to(device)[:, None]
     return (10 ** (-level / 10)).expand(batch, 1)
+
+
+def one_variance(snr_db: float | Tensor, n0: Tensor) -> float | Tensor:
+    """Return ``n0`` as :func:`noise` takes it: the one number that all of it is, where ``snr_db`` is a number."""
+    return 10 ** (-snr_db / 10) if isinstance(snr_db, int | float) else n0
 
 
 class AWGN(Channel):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from semlink._errors import SemlinkError, check_number, check_whole
-from semlink.phy.channel import noise, noise_variance
+from semlink.phy.channel import noise, noise_variance, one_variance
 from semlink.phy.power import normalise_power
 
 MAX_GAIN_DB = 100
@@ -54,7 +54,7 @@ class Interference:
         """Draw H: (batch, K, K, Nr, Nt) complex64 on ``device``; H[b, k, j] leads from transmitter j to receiver k."""
         shape = (batch, self.users, self.users, self.receive_antennas, self.transmit_antennas)
         device = torch.device(device)
-        return noise(shape, self._powers(device), generator, device)
+        return noise(shape, self._powers(device) if self.cross_gain_db else 1.0, generator, device)
 
     def estimate(self, H: Tensor, generator: torch.Generator, csi_error: float | Tensor | None = None) -> Tensor:
         """Return what receivers believe: (B, K, K, Nr, Nt) complex64, their MMSE estimate of H from noisy pilots.
@@ -105,13 +105,13 @@ class Interference:
                 "images by users by transmit antennas by channel uses"
             )
         with torch.autocast(X.device.type, enabled=False):
-            n0 = noise_variance(snr_db, batch, X.device)[:, :, None, None]
-            # One product of real numbers, twice as fast as one of complex ones: [Re H, Im H] by [X; j X].
-            gains = torch.view_as_real(H.to(torch.complex64).resolve_conj()).permute(0, 1, 3, 5, 2, 4)
-            sent = torch.view_as_real(torch.stack([X, 1j * X], 1).to(torch.complex64))
+            n0 = one_variance(snr_db, noise_variance(snr_db, batch, X.device)[:, :, None, None])
+            # One real product, twice as fast as a complex one: of each transmit antenna [Re H, Im H] by [X; j X].
+            gains = torch.view_as_real(H.to(torch.complex64).transpose(2, 3).reshape(batch, -1).resolve_conj())
+            sent = torch.view_as_real(torch.stack([X, 1j * X], 3).to(torch.complex64))
             heard = noise((batch, users, self.receive_antennas, X.shape[3]), n0, generator, X.device)
             rails = torch.view_as_real(heard).view(batch, users * self.receive_antennas, -1)
-            rails.baddbmm_(gains.reshape(*rails.shape[:2], -1), sent.reshape(batch, 2 * users * antennas, -1))
+            rails.baddbmm_(gains.view(*rails.shape[:2], -1), sent.reshape(batch, 2 * users * antennas, -1))
             return torch.view_as_complex(rails.view(*heard.shape, 2))
 
     def _powers(self, device: torch.device) -> Tensor:
@@ -140,7 +140,7 @@ def check_gains(H: Tensor, users: int | None = None, receive: int | None = None,
         )
     if not H.is_complex():
         raise SemlinkError(f"H is {H.dtype}: complex gains are expected, such as Interference(...).draw returns")
-    if not torch.view_as_real(H.resolve_conj()).isfinite().all():
+    if H.numel() and not torch.stack(torch.aminmax(torch.view_as_real(H.resolve_conj()))).isfinite().all():
         raise SemlinkError("H holds a gain that is not finite: draw it again, or check what computed it")
 
 
