@@ -141,7 +141,7 @@ def exponent(sizes: list[int], values: list[float]) -> float:
 def draw(found: dict[str, Any], path: Path) -> None:
     """Draw seconds and memory over what grows, both over those of the first point."""
     with style():
-        figure, panels = plt.subplots(1, 2, figsize=(10, 5.5))
+        figure, panels = plt.subplots(1, 2, figsize=(10, 5.8))
         for panel, name, title in zip(panels, ("seconds", "grown_mb"), ("Time", "Peak memory"), strict=True):
             ends = np.array([1, 16])
             panel.plot(ends, ends, color="0.6", linestyle="--", label="linear")
@@ -153,9 +153,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
                 scale("log", base=2)
                 axis.set_major_formatter("{x:g}")
             panel.set(title=title, xlabel="times as much", ylabel="times the first point's")
-            panel.legend(fontsize=9, loc="upper left", bbox_to_anchor=(0, -0.18), title="what grows: exponent")
+            panel.legend(fontsize=9, loc="upper left", bbox_to_anchor=(0, -0.24), title="what grows: exponent")
         figure.tight_layout()
-        figure.savefig(path, dpi=110)
+        figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
 
