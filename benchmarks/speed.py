@@ -78,8 +78,10 @@ def channels() -> list[Row]:
     X = phy.normalise_block(torch.randn(2048, 2, 2, 16, dtype=torch.complex64, generator=generator(2)))
     column = X.permute(0, 3, 1, 2).reshape(-1, 4)
 
+    levels = torch.full((2048,), 10.0)  # one an image, as networks are trained
+
     def ours() -> Tensor:
-        return medium(X, medium.draw(2048, g), 10.0, g)
+        return medium(X, medium.draw(2048, g), levels, g)
 
     both = GenerateFlatFadingChannel(4, 4)
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from semlink.data import Augmentation, ImageSet, augment, to_float
+from semlink.data import Augmentation, ImageSet, augment
+from semlink.data.images import to_float
 
 
 def _images(*shape: int) -> torch.Tensor:

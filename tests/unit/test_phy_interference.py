@@ -54,6 +54,23 @@ def test_the_stacked_product_is_the_sum_over_transmitters(users, transmit, recei
         torch.testing.assert_close(Y[:, k], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("users", [1, 2])
+def test_gains_and_blocks_may_lie_in_memory_as_they_like(users):
+    whole = Interference(users, 2, 1)
+    wide, X = whole.draw(4, seeded(1)), block(4, users, 2, 6)
+    strided = wide.permute(1, 2, 3, 4, 0).contiguous().permute(4, 0, 1, 2, 3)
+    expected = whole(X, wide, SILENT, seeded(2))
+    torch.testing.assert_close(whole(X.mT.contiguous().mT, strided, SILENT, seeded(2)), expected)
+    torch.testing.assert_close(whole(X, wide.conj().resolve_conj().conj(), SILENT, seeded(2)), expected)
+    every = torch.tensor(1j, dtype=torch.complex64)
+    torch.testing.assert_close(
+        whole(X, every.expand(wide.shape), SILENT, seeded(2)), 1j * X.sum((1, 2))[:, None, None].expand(4, users, 1, 6)
+    )
+    one = Interference(users, 1, 1)
+    found = one(X[:, :, :1], wide[..., :1], SILENT, seeded(2))
+    torch.testing.assert_close(found, one(X[:, :, :1].clone(), wide[..., :1].contiguous(), SILENT, seeded(2)))
+
+
 def test_one_user_of_one_antenna_is_the_flat_channel():
     channel = Interference(1, 1, 1)
     H, X = channel.draw(3, seeded(1)), block(3, 1, 1, 10)

@@ -35,6 +35,13 @@ def test_an_epoch_shows_every_image_at_most_once_and_images_keep_their_targets()
         assert torch.cat(seen).unique().numel() == 48
 
 
+@pytest.mark.parametrize("augmentation", [None, Augmentation(1, flip=True)])
+def test_colour_images_are_stored_channels_last_as_convolutions_want_them(augmentation):
+    colour = ImageSet(torch.zeros(8, 3, 4, 4, dtype=torch.uint8), torch.zeros(8))
+    [(images, _)] = Batches([colour], 8, augmentation, seed=1).epoch(0, "s")
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_the_images_left_out_are_others_in_other_epochs():
     batches = Batches([numbered(50)], 16, None, seed=1)
     shown = torch.cat([targets_of(batches, epoch) for epoch in range(5)])

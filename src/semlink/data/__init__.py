@@ -3,7 +3,7 @@
 
 from semlink.data.description import Description, describe, members
 from semlink.data.download import fetch
-from semlink.data.images import Augmentation, DataSet, ImageSet, augment, to_float
+from semlink.data.images import Augmentation, DataSet, ImageSet, augment
 from semlink.data.inventory import FileStatus, SetStatus, check, status
 from semlink.data.sets import load, names, variants
 from semlink.data.sources import data_root, instructions
@@ -25,6 +25,5 @@ __all__ = [
     "members",
     "names",
     "status",
-    "to_float",
     "variants",
 ]

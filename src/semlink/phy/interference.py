@@ -111,7 +111,7 @@ class Interference:
             sent = torch.view_as_real(torch.stack([X, 1j * X], 3).to(torch.complex64))
             heard = noise((batch, users, self.receive_antennas, X.shape[3]), n0, generator, X.device)
             rails = torch.view_as_real(heard).view(batch, users * self.receive_antennas, -1)
-            rails.baddbmm_(gains.view(*rails.shape[:2], -1), sent.reshape(batch, 2 * users * antennas, -1))
+            rails.baddbmm_(gains.reshape(*rails.shape[:2], -1), sent.reshape(batch, 2 * users * antennas, -1))
             return torch.view_as_complex(rails.view(*heard.shape, 2))
 
     def _powers(self, device: torch.device) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from semlink._errors import SemlinkError
-from semlink.data import Augmentation, ImageSet, augment, to_float
+from semlink.data import Augmentation, ImageSet, augment
+from semlink.data.images import to_float
 
 
 def seeded(seed: int, *purpose: str | float, device: torch.device | str = "cpu") -> torch.Generator:
