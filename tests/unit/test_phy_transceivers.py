@@ -164,13 +164,18 @@ def test_every_design_keeps_to_its_word(name, users, transmit, receive, streams)
 @pytest.mark.parametrize("name", designs)
 def test_no_channel_of_a_batch_minds_the_others(name):
     H = gains(2, 9)
-    snrs = torch.tensor([0.0, 20.0, 10.0, 5.0, 15.0, 3.0, 20.0, 8.0, 12.0])
+    snrs = torch.tensor([0.0, 40.0, 10.0, 5.0, 15.0, 3.0, 20.0, 8.0, 12.0])
     together = designs[name](H, snrs)
-    for b in (0, 4):
-        # The min-max design takes as many rounds for all as the highest SNR needs.
-        options = {"iterations": int(together.iterations[0])} if name == "min-max-mse" else {}
-        alone = designs[name](H[b : b + 1], float(snrs[b]), **options)
+    for b in (0, 4, 5):
+        alone = designs[name](H[b : b + 1], float(snrs[b]))
         torch.testing.assert_close(together.mse[b], alone.mse[0], rtol=1e-6, atol=1e-9)
+        assert together.iterations[b] == alone.iterations[0]
+
+
+def test_rounds_of_the_min_max_design_are_those_of_the_next_step_of_snr():
+    snrs = torch.tensor([-20.0, 0.0, 0.1, 2.5, 14.9, 15.0, 60.0])
+    assert minimise_max_mse(gains(2, 7), snrs).iterations.tolist() == [12, 12, 16, 16, 63, 63, 500]
+    assert minimise_max_mse(gains(2, 7), snrs, starts=2).iterations.tolist() == [24, 24, 32, 32, 126, 126, 1000]
 
 
 @pytest.mark.parametrize("name", designs)
