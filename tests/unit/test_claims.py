@@ -2,18 +2,19 @@
 """What the papers claim: every claim can be read, names what there is, and is judged by its numbers alone."""
 
 import statistics
+from typing import Literal
 
 import pytest
 
 from semlink._errors import SemlinkError
-from semlink.bench import recipes
+from semlink.bench import measures, recipes
 from semlink.bench.record import Measurement
 from semlink.bench.results import BenchRecord, Difference, LinkCost
 from semlink.bench.rows import Row
 from semlink.report import claims
 
 CLAIM = '[[claims]]\nid = "A1"\nwhere = "here"\nsays = "a beats b."\n'
-TEST = '[[claims.tests]]\nrecord = "start"\nmetric = "accuracy"\nsnr_db = [4, 8]\n'
+TEST = '[[claims.tests]]\nrecord = "start"\nmetrics = ["accuracy"]\nsnr_db = [4, 8]\n'
 ABOVE = TEST + 'higher = ["a"]\nlower = ["b"]\n'
 
 
@@ -26,7 +27,7 @@ def held(means, *, differences=(), variant="default", attack=None, converged=Non
     rows = []
     for (link, snr_db), mean in means.items():
         seeds = {i: measured(each) for i, each in enumerate(mean if isinstance(mean, list) else [mean])}
-        over = measured(statistics.mean(mean)) if isinstance(mean, list) else None
+        over = measured(statistics.mean(mean), n=len(mean)) if isinstance(mean, list) else None
         rows.append(
             Row(
                 link=link,
@@ -51,6 +52,7 @@ def test_a_claim_holds_where_every_comparison_bears_it_out():
     assert found.verdict == "held"
     assert [each.said for each in found.findings] == [f"start, accuracy at {snr} dB: a above b" for snr in (4, 8)]
     assert found.findings[0].shown == "+2 [0.586, 3.41] %"  # half-widths of 1 each: sqrt(2)
+    assert found.findings[0].over == "100 images"
 
 
 @pytest.mark.parametrize("other", [49.0, 50.0, 60.0])
@@ -69,19 +71,40 @@ def test_the_paired_difference_is_taken_where_there_is_one():
     close = {("a", 4): 50, ("b", 4): 49.5, ("a", 8): 60, ("b", 8): 50}
     assert verdict(CLAIM + ABOVE, held(close)).verdict == "not held"
     for first, second, sign in (("b", "a", 1), ("a", "b", -1)):
-        paired = Difference(
-            metric="accuracy",
-            snr_db=4,
-            first=first,
-            second=second,
-            over="images",
-            seeds=[0],
-            p_value=0.01,
-            p_holm=0.02,
-            difference=measured(sign * 0.5, 0.2),
-        )
-        found = verdict(CLAIM + ABOVE, held(close, differences=[paired]))
+        found = verdict(CLAIM + ABOVE, held(close, differences=[paired(first, second, measured(sign * 0.5, 0.2))]))
         assert (found.verdict, found.findings[0].shown) == ("held", "+0.5 [0.3, 0.7] %")
+
+
+def paired(first, second, difference, over: Literal["seeds", "images"] = "images"):
+    """The paired difference of two links at 4 dB."""
+    return Difference(
+        metric="accuracy",
+        snr_db=4,
+        first=first,
+        second=second,
+        over=over,
+        seeds=[0],
+        p_value=0.01,
+        p_holm=0.02,
+        difference=difference,
+    )
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_interval_over_trainings_prevails_over_one_over_images(order):
+    wide, narrow = paired("b", "a", measured(0.5, 0.6, n=3), over="seeds"), paired("b", "a", measured(0.5, 0.2))
+    trained = {("a", 4): [50.0, 50.2, 50.4], ("b", 4): [49.5, 49.7, 49.9], ("a", 8): 60, ("b", 8): 50}
+    found = verdict(CLAIM + ABOVE, held(trained, differences=[wide, narrow][::order]))
+    assert (found.findings[0].over, found.findings[0].borne_out) == ("3 seeds", False)
+    found = verdict(CLAIM + ABOVE, held(trained, differences=[narrow]))  # the trainings are known without the pairing
+    assert (found.findings[0].over, found.findings[0].borne_out) == ("3 seeds", False)
+    page = claims.markdown([found])
+    assert "| 1 of 2 | 3 seeds, 100 images |" in page
+    assert "a above b: +0.5 [-0.914, 1.91] %, over 3 seeds" in page
+
+
+def test_every_metric_is_compared():
+    assert len(verdict(CLAIM + ABOVE.replace('"accuracy"', '"accuracy", "auc"'), held({})).missing) == 4
 
 
 @pytest.mark.parametrize(("within", "expected"), [(3.5, "held"), (3.4, "not held")])
@@ -140,7 +163,7 @@ def test_the_recipe_without_a_variant_is_preferred():
         (CLAIM + ABOVE + "within = 1\n", "a test names 'higher' and 'lower', two 'links' and 'within', or"),
         (CLAIM + TEST + 'links = ["a"]\nwithin = 1\n', "a test names 'higher' and 'lower', two 'links' and 'within'"),
         (CLAIM + TEST + "least = 1\n", "a test names 'higher' and 'lower', two 'links' and 'within', or"),
-        (CLAIM + ABOVE.replace("[4, 8]", "[]"), "a test names 'metric' and 'snr_db', or compares links by"),
+        (CLAIM + ABOVE.replace("[4, 8]", "[]"), "a test names 'metrics' and 'snr_db', or compares links by"),
     ],
 )
 def test_mistakes_are_named(text, words):
@@ -161,7 +184,7 @@ def test_every_claim_names_what_its_bench_measures():
                 continue
             assert {*test.attacks} <= bench.attacks.keys(), claim.id
             assert {*test.snr_db} <= {*bench.evaluation.snr_db}, claim.id
-            assert test.metric in bench.evaluation.metrics, claim.id
+            assert all(measures.wanted(metric, bench.evaluation.metrics) for metric in test.metrics), claim.id
 
 
 @pytest.mark.parametrize(("converged", "expected"), [(True, "held"), (None, "held"), (False, "not held")])
@@ -226,10 +249,10 @@ def test_a_cost_that_was_not_measured_is_missing():
 @pytest.mark.parametrize(
     "test",
     [
-        COST.format("parameters") + 'metric = "accuracy"\nsnr_db = [4]\nhigher = ["a"]\nlower = ["b"]\n',
+        COST.format("parameters") + 'metrics = ["accuracy"]\nsnr_db = [4]\nhigher = ["a"]\nlower = ["b"]\n',
         COST.format("parameters") + 'links = ["a"]\nleast = 3\n',
         COST.format("parameters") + 'attacks = ["x"]\nhigher = ["a"]\nlower = ["b"]\n',
-        '[[claims.tests]]\nrecord = "start"\nmetric = "accuracy"\nhigher = ["a"]\nlower = ["b"]\n',
+        '[[claims.tests]]\nrecord = "start"\nmetrics = ["accuracy"]\nhigher = ["a"]\nlower = ["b"]\n',
         COST.format("watts") + 'links = ["a", "b"]\nwithin = 0.1\n',
     ],
 )

@@ -4,11 +4,13 @@
     claims.toml ──> tests ──┬──> comparisons, each borne out or not ──> held | not held | not testable
     results/**/record.json ─┘
 
-Differences are between means whose intervals are independent or pair off better than that, so that a comparison is
-rather too careful; where the record has the paired difference itself, that is taken. Attacks that have not converged do
-not bear out that a link leaks less.
+Where the record has the paired difference of two links, that is taken: over training seeds if there is such a one, for
+it speaks of schemes, else over test images, which speaks only of the links that were trained. Other differences are
+between means whose intervals are taken for independent; those of the same images pair off better than that, so that
+such a comparison is rather too careful. Attacks that have not converged do not bear out that a link leaks less.
 """
 
+import itertools
 import math
 import statistics
 import tomllib
@@ -23,6 +25,7 @@ from semlink._errors import SemlinkError, check_name
 from semlink.bench import recipes, record
 from semlink.bench.record import Measurement
 from semlink.bench.results import BenchRecord, LinkCost
+from semlink.bench.rows import Row
 
 Verdict = Literal["held", "not held", "not testable"]
 
@@ -32,15 +35,15 @@ class _Strict(BaseModel):
 
 
 class Test(_Strict):
-    """One of four comparisons of links of a record, at every SNR named.
+    """One of four comparisons of links of a record, by every metric and at every SNR named.
 
     ``higher`` each above ``lower`` by more than ``margin``; two ``links`` alike ``within`` so much; ``links`` at
-    ``least`` so much; or the standard deviation over trainings of each of ``links`` at most ``spread``. In place of
-    ``metric`` and ``snr_db`` the first two may name a ``cost``, whose ratio less 1 is held to ``margin`` or ``within``.
+    ``least`` so much; or the standard deviation over trainings of each of ``links`` at most ``spread``. The first two
+    may name a ``cost`` in place of ``metrics`` and ``snr_db``; its ratio less 1 is held to ``margin`` or ``within``.
     """
 
     record: str
-    metric: str = ""
+    metrics: list[str] = []
     snr_db: list[float] = []
     cost: Literal["parameters", "multiply_adds", "epoch_seconds", "image_seconds"] | None = None
     attacks: list[str] = []
@@ -57,11 +60,11 @@ class Test(_Strict):
         kinds = [bool(self.higher and self.lower), *(x is not None for x in (self.within, self.least, self.spread))]
         if sum(kinds) != 1 or (not kinds[0] and not self.links) or (kinds[1] and len(self.links) != 2):
             raise ValueError("a test names 'higher' and 'lower', two 'links' and 'within', or 'links' and one bound")
-        of_links = bool(self.metric or self.snr_db or self.attacks)
-        if bool(self.metric and self.snr_db) == bool(self.cost) or (
+        of_links = bool(self.metrics or self.snr_db or self.attacks)
+        if bool(self.metrics and self.snr_db) == bool(self.cost) or (
             self.cost and (of_links or not (kinds[0] or kinds[1]))
         ):
-            raise ValueError("a test names 'metric' and 'snr_db', or compares links by 'cost'")
+            raise ValueError("a test names 'metrics' and 'snr_db', or compares links by 'cost'")
         return self
 
 
@@ -83,11 +86,13 @@ class Claim(_Strict):
 
 
 class Finding(NamedTuple):
-    """A comparison: what is compared, the number with its interval, and whether it bears the claim out."""
+    """A comparison: what is compared, the number with its interval, whether it bears the claim out, and over what that
+    interval is: how many seeds or images; nothing of a number that has none."""
 
     said: str
     shown: str
     borne_out: bool
+    over: str = ""
 
 
 class Judgement(NamedTuple):
@@ -165,25 +170,28 @@ def judge(claim: Claim, held: Sequence[BenchRecord]) -> Judgement:
 
 def _compared(test: Test, held: BenchRecord) -> Iterator[Finding | str]:
     """Yield the comparisons of a test, or what of them is missing."""
-    where = f"{held.name}{'' if held.variant == 'default' else f' ({held.variant})'}, {test.metric}"
-    for snr_db in test.snr_db:
-        at = f"{where} at {snr_db:g} dB"
-        for pair in ((high, low) for high in test.higher for low in test.lower):
-            yield _difference(test, held, snr_db, *pair, at, test.margin, math.inf)
+    where = held.name + ("" if held.variant == "default" else f" ({held.variant})")
+    for metric, snr_db in itertools.product(test.metrics, test.snr_db):
+        at = f"{where}, {metric} at {snr_db:g} dB"
+        for pair in itertools.product(test.higher, test.lower):
+            yield _difference(test, held, metric, snr_db, *pair, at, test.margin, math.inf)
         if test.within is not None:
-            yield _difference(test, held, snr_db, test.links[0], test.links[1], at, -test.within, test.within)
+            yield _difference(test, held, metric, snr_db, test.links[0], test.links[1], at, -test.within, test.within)
             continue
         for link in test.links:
-            seeds = _of(held, link, test, snr_db)
-            if seeds is None:
+            found = _of(held, link, test, metric, snr_db)
+            if found is None:
                 yield f"{at}: {link} was not measured"
             elif test.least is not None:
-                yield Finding(f"{at}: {link} at least {test.least:g}", _shown(seeds[0]), seeds[0].low >= test.least)
-            elif len(seeds[1]) < 2:
+                least, shown = f"{at}: {link} at least {test.least:g}", found[0].shown
+                yield Finding(least, _shown(shown), shown.low >= test.least, _over(found[0]))
+            elif len(found[0].seeds) < 2:
                 yield f"{at}: {link} was trained once"
             else:
-                spread = statistics.stdev(seeds[1])
-                said = f"{at}: standard deviation of {link} over {len(seeds[1])} trainings at most {test.spread:g}"
+                spread = statistics.stdev(each.mean for each in found[0].seeds.values())
+                said = (
+                    f"{at}: standard deviation of {link} over {len(found[0].seeds)} trainings at most {test.spread:g}"
+                )
                 yield Finding(said, f"{spread:.3g}", spread <= (test.spread or 0))
 
 
@@ -216,41 +224,46 @@ def _cost(of: LinkCost, name: str) -> float | None:
 
 
 def _difference(
-    test: Test, held: BenchRecord, snr_db: float, high: str, low: str, at: str, least: float, most: float
+    test: Test, held: BenchRecord, metric: str, snr_db: float, high: str, low: str, at: str, least: float, most: float
 ) -> Finding | str:
     """Return whether ``high - low`` lies between ``least`` and ``most``, or which of the two is missing."""
-    first, second = (_of(held, link, test, snr_db) for link in (high, low))
+    first, second = (_of(held, link, test, metric, snr_db) for link in (high, low))
     if first is None or second is None:
         return f"{at}: {high if first is None else low} was not measured"
-    mean, half = first[0].mean - second[0].mean, math.hypot(_half(first[0]), _half(second[0]))
-    bounds = mean - half, mean + half
-    for each in () if test.attacks else held.differences:
-        if (each.metric, each.snr_db) == (test.metric, snr_db) and {each.first, each.second} == {high, low}:
-            sign = 1 if each.second == high else -1
-            mean, ends = sign * each.difference.mean, (sign * each.difference.low, sign * each.difference.high)
-            bounds = min(ends), max(ends)
+    ours, theirs = first[0].shown, second[0].shown
+    mean, half = ours.mean - theirs.mean, math.hypot(_half(ours), _half(theirs))
+    bounds, over = (mean - half, mean + half), " and ".join(dict.fromkeys([_over(first[0]), _over(second[0])]))
+    about = metric, snr_db, {high, low}
+    paired = {e.over: e for e in held.differences if (e.metric, e.snr_db, {e.first, e.second}) == about}
+    each = paired.get("seeds" if first[0].over_seeds and second[0].over_seeds else "images")
+    if each and not test.attacks:
+        sign = 1 if each.second == high else -1
+        mean, ends = sign * each.difference.mean, (sign * each.difference.low, sign * each.difference.high)
+        bounds, over = (min(ends), max(ends)), f"{each.difference.n} {each.over}"
     claimed = f"within {most:g} of" if math.isfinite(most) else f"above{f' by {least:g}' if least else ''}"
     said = f"{at}: {high} {claimed} {low}"
-    shown = f"{mean:+.3g} [{bounds[0]:.3g}, {bounds[1]:.3g}] {first[0].unit}"
-    if not second[2]:  # such an attack supports no claim that a defence survives
-        return Finding(said, f"{shown}, but the attack on {low} has not converged", borne_out=False)
-    return Finding(said, shown, bounds[0] > least and bounds[1] < most)
+    shown = f"{mean:+.3g} [{bounds[0]:.3g}, {bounds[1]:.3g}]{_unit(ours)}"
+    if not second[1]:  # such an attack supports no claim that a defence survives
+        return Finding(said, f"{shown}, but the attack on {low} has not converged", borne_out=False, over=over)
+    return Finding(said, shown, bounds[0] > least and bounds[1] < most, over)
 
 
-def _of(held: BenchRecord, link: str, test: Test, snr_db: float) -> tuple[Measurement, list[float], bool] | None:
-    """Return a link's measurement, by the strongest of the test's attacks, its means by training seed, and whether all
-    of these attacks had converged."""
+def _of(held: BenchRecord, link: str, test: Test, metric: str, snr_db: float) -> tuple[Row, bool] | None:
+    """Return what was measured of a link, by the strongest of the test's attacks, and whether all of these had
+    converged."""
     attacks: Iterable[str | None] = test.attacks or [None]
     found = [
         row
         for row in held.rows
-        if (row.link, row.metric, row.snr_db) == (link, test.metric, snr_db) and row.attack in attacks
+        if (row.link, row.metric, row.snr_db) == (link, metric, snr_db) and row.attack in attacks
     ]
     if not found:
         return None
-    strongest = max(found, key=lambda row: row.shown.mean)
-    means = [each.mean for each in strongest.seeds.values()]
-    return strongest.shown, means, all(row.converged is not False for row in found)
+    return max(found, key=lambda row: row.shown.mean), all(row.converged is not False for row in found)
+
+
+def _over(row: Row) -> str:
+    return f"{row.shown.n} {'seeds' if row.over_seeds else 'images'}"
 
 
 def _half(measured: Measurement) -> float:
@@ -258,7 +271,11 @@ def _half(measured: Measurement) -> float:
 
 
 def _shown(measured: Measurement) -> str:
-    return f"{measured.mean:.4g} [{measured.low:.4g}, {measured.high:.4g}] {measured.unit}"
+    return f"{measured.mean:.4g} [{measured.low:.4g}, {measured.high:.4g}]{_unit(measured)}"
+
+
+def _unit(measured: Measurement) -> str:
+    return "" if measured.unit == "1" else f" {measured.unit}"
 
 
 def markdown(found: Sequence[Judgement]) -> str:
@@ -273,18 +290,32 @@ def markdown(found: Sequence[Judgement]) -> str:
         "Made by `semlink claims --out docs/claims.md` from the records in [results](../results). A claim holds if the "
         "95 % interval of every comparison bears it out; it does not if one does not; it is not testable if what it "
         "speaks of was not measured. Claims are in our words.",
+        "",
+        "Intervals are over training seeds where links were trained several times; one over test images speaks only of "
+        "the links that were trained, not of what another training would give. SSIM is measured twice: `ssim` is "
+        "that of Wang et al. (2004), in windows of 11 x 11 pixels, and `ssim_global` equation (8) of paper B, over the "
+        "whole image at once. Claims of paper B are held to both.",
     ]
     for paper, title in papers.items():
         these = [each for each in found if each.claim.id.startswith(paper)]
         if not these:
             continue
-        lines += ["", f"## {title}", "", "| | claim | verdict | comparisons |", "| --- | --- | --- | --- |"]
-        lines += [f"| {each.claim.id} | {each.claim.says} | {each.verdict} | {_count(each)} |" for each in these]
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            "| | claim | verdict | comparisons | over |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        lines += [
+            f"| {each.claim.id} | {each.claim.says} | {each.verdict} | {_count(each)} | {_overs(each)} |"
+            for each in these
+        ]
         for each in these:
             lines += ["", f"### {each.claim.id}: {each.verdict}", "", f"{each.claim.says} ({each.claim.where})"]
             lines += ["", each.claim.note] if each.claim.note else []
             lines += [""] if each.findings or each.missing else []
-            lines += [f"- {'yes' if f.borne_out else '**no**'}: {f.said}: {f.shown}" for f in each.findings]
+            lines += [f"- {'yes' if f.borne_out else '**no**'}: {_told(f)}" for f in each.findings]
             lines += [f"- missing: {said}" for said in each.missing]
     return "\n".join(lines) + "\n"
 
@@ -295,7 +326,7 @@ def text(found: Sequence[Judgement], details: bool) -> list[str]:
     for each in found:
         lines.append(f"{each.claim.id:4} {each.verdict:12} {_count(each):>16}  {each.claim.says}")
         if details:
-            lines += [f"       {'yes' if f.borne_out else 'no ':3}  {f.said}: {f.shown}" for f in each.findings]
+            lines += [f"       {'yes' if f.borne_out else 'no ':3}  {_told(f)}" for f in each.findings]
             lines += [f"       missing: {said}" for said in each.missing]
     counts = [sum(each.verdict == verdict for each in found) for verdict in ("held", "not held", "not testable")]
     return [*lines, "", f"{counts[0]} held, {counts[1]} not held, {counts[2]} not testable"]
@@ -303,3 +334,12 @@ def text(found: Sequence[Judgement], details: bool) -> list[str]:
 
 def _count(each: Judgement) -> str:
     return f"{sum(f.borne_out for f in each.findings)} of {len(each.findings)}" if each.findings else "none"
+
+
+def _overs(each: Judgement) -> str:
+    """Return over what the intervals of a claim's comparisons are."""
+    return ", ".join(dict.fromkeys(f.over for f in each.findings if f.over))
+
+
+def _told(found: Finding) -> str:
+    return f"{found.said}: {found.shown}" + (f", over {found.over}" if found.over else "")
