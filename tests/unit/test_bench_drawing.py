@@ -347,6 +347,27 @@ def test_names_of_levels_and_looks_of_lines_stay_apart(tmp_path, drawn):
         assert len({tuple(look[i] for i in two) for look in looks}) == 14
 
 
+def test_a_point_stands_where_it_was_measured():
+    points = {snr: measurement(snr / 10, 0.1) for snr in (-5.0, 0.0, 20.0)}
+    _, axes = figures.draw_curves([Curve(f"link {i}", points, None) for i in range(8)], "y")
+    assert len(axes.containers) == 8
+    for line, _, (bars,) in (container.lines for container in axes.containers):
+        assert list(line.get_xdata()) == [segment[0, 0] for segment in bars.get_segments()] == list(points)
+
+
+def test_a_scheme_of_several_users_looks_the_same_in_every_figure():
+    def looks(*labels):
+        _, axes = figures.draw_curves([Curve(label, {0.0: measurement(1.0, 0.1)}, None) for label in labels], "y")
+        lines = [container.lines[0] for container in axes.containers]
+        return [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines]
+
+    first = looks("interference-free", "semi-conventional", "semi-conventional-2", "dispersion", "adaptive-precoding")
+    second = looks("dispersion-3, overheard", "other", "adaptive-precoding-3, overheard", "semi-conventional 0.1")
+    assert [second[0], second[2], second[3]] == [first[3], first[4], first[1]]
+    assert len({*first}) == 5
+    assert second[1] not in (second[0], *second[2:])
+
+
 def row_of(attack, n=3, trained=None, grid=(4.0, 8.0)):
     found = measurement(12.0, 0.5).model_copy(update={"n": n})
     about = {"link": "plain", "attack": attack, "metric": "psnr_db", "trained_snr_db": trained}

@@ -12,10 +12,37 @@ from semlink._files import atomic_path
 from semlink.bench.record import Measurement
 
 TEXT = "#010203"  # the colour of words and lines, so that a page can put its own in its place
-COLOURS = ("#2f7fc1", "#d9730d", "#2e9e6b", "#b4539c", "#8a7a1f", "#7a6ff0")  # legible on white and on near-black
-_MARKERS = ("o", "s", "D", "^", "v", "<")
+COLOURS = (  # legible on white and on near-black
+    "#2f7fc1",
+    "#d9730d",
+    "#2e9e6b",
+    "#b4539c",
+    "#8a7a1f",
+    "#d0433e",
+    "#7a6ff0",
+    "#6f8290",
+)
+_MARKERS = ("o", "s", "D", "^", "v", ">", "p", "<")
 _FILLS = ("full", "none", "left")
-_DASHES = ("-", (0, (6, 2)), (0, (2, 2)), (0, (6, 2, 1, 2)), (0, (10, 3)), (0, (1, 1)))
+_DASHES = (
+    "-",
+    (0, (6, 2)),
+    (0, (2, 2)),
+    (0, (6, 2, 1, 2)),
+    (0, (10, 3)),
+    (0, (1, 1)),
+    (0, (10, 2, 2, 2)),
+    (0, (4, 1, 1, 1, 1, 1)),
+)
+_SCHEMES = (  # of several users: each looks the same in every figure
+    "interference-free",
+    "semi-conventional",
+    "csi-free",
+    "irsc-csir",
+    "irsc-csitr",
+    "adaptive-precoding",
+    "dispersion",
+)
 
 
 @dataclass(frozen=True)
@@ -99,44 +126,55 @@ def _sides(found: Sequence[Measurement]) -> list[list[float]]:
     return [[m.mean - m.low for m in found], [m.high - m.mean for m in found]]
 
 
+def _places(labels: Sequence[str]) -> list[int]:
+    """Return which of the looks each line takes: that of its scheme if it has one and is the first, else a free one."""
+    schemes = [next((i for i, key in enumerate(_SCHEMES) if label.startswith(key)), None) for label in labels]
+    own = [place if place not in schemes[:i] else None for i, place in enumerate(schemes)]
+    free = (i for i in itertools.count() if i not in own)
+    return [next(free) if place is None else place for place in own]
+
+
 def draw_curves(
     curves: Sequence[Curve], ylabel: str, xlabel: str = "SNR Es/N0 (dB)", mark: str = "trained at"
 ) -> tuple[Any, Any]:
     """Return a figure and its axes; ``mark`` says what is so at the SNR that is marked.
 
-    Lines that coincide stay apart: each has its marker and dash, and is moved sideways by a hair. Where places on the
-    axis were measured there are points alone, told apart by marker and filling.
+    Every point stands where it was measured. Lines that nearly coincide can be told apart nevertheless: each has its
+    marker, hollow, and its dash, and bars of its interval end in caps of its own width, above a pale band. Where places
+    on the axis were measured there are points alone, told apart by marker and filling.
     """
     from matplotlib.figure import Figure
 
     every = sorted({snr for curve in curves for snr in curve.points})
-    gaps = [right - left for left, right in itertools.pairwise(every)] or [1.0]
     free = any(curve.across for curve in curves)
-    hair = 0.0 if free else min(0.012 * sum(gaps), 0.3 * min(gaps) / len(curves))
-    figure = Figure(figsize=(400 / 72, (270 + 18 * len(curves)) / 72), dpi=72, layout="constrained")
+    figure = Figure(figsize=(400 / 72, (310 + 18 * len(curves)) / 72), dpi=72, layout="constrained")
     axes = figure.add_subplot()
     axes.set(xlabel=xlabel, ylabel=ylabel, **({} if free else {"xticks": _ticks(every)}))
     axes.grid(axis="y", alpha=0.15, linewidth=0.8)
     lines = []
-    for i, curve in enumerate(curves):
-        again = i // len(COLOURS)  # up to 18 lines no two share colour and marker, colour and dash or marker and dash
-        dash = _DASHES[(i + 2 * again) % len(_DASHES)]
+    for i, curve in zip(_places([curve.label for curve in curves]), curves, strict=True):
+        again = i // len(COLOURS)  # up to 24 lines no two share colour and marker, colour and dash or marker and dash
+        colour, dash = COLOURS[i % len(COLOURS)], _DASHES[(i + 2 * again) % len(_DASHES)]
         snrs, found = [*curve.points], [*curve.points.values()]
-        means = [m.mean for m in found]
+        if not free:
+            axes.fill_between(
+                snrs, [m.low for m in found], [m.high for m in found], color=colour, alpha=0.1, linewidth=0
+            )
         lines.append(
             axes.errorbar(
-                [snr + hair * (i - (len(curves) - 1) / 2) for snr in snrs],
-                means,
+                snrs,
+                [m.mean for m in found],
                 _sides(found),
                 _sides([curve.across[snr] for snr in snrs]) if curve.across else None,
-                color=COLOURS[i % len(COLOURS)],
+                color=colour,
                 marker=_MARKERS[(i + (0 if free else again)) % len(_MARKERS)],
-                fillstyle=_FILLS[again % len(_FILLS)] if free else "full",
+                fillstyle=_FILLS[again % len(_FILLS)] if free else "none",
                 linestyle="none" if free else dash,
-                markersize=5.5,
-                linewidth=1.6,
-                elinewidth=1.2,
-                capsize=3,
+                markersize=6,
+                markeredgewidth=1.2,
+                linewidth=1.4,
+                elinewidth=1,
+                capsize=3 if free else 2 + i % 4,
             )
         )
     axes.margins(x=0.06, y=0.08)
