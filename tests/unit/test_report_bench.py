@@ -4,10 +4,11 @@
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 
-from semlink.bench import results, schema
+from semlink.bench import record, results, schema
 from semlink.bench.compare import compare
 from semlink.bench.record import Measurement
 from semlink.bench.results import BenchRecord, Difference
@@ -271,6 +272,63 @@ def test_attributes_share_a_table():
 
 
 # Comparisons
+
+
+def of_users(small, *means):
+    """A record of a link whose users score so, by training seed."""
+    about = {"link": "plain", "attack": None, "snr_db": 12.0, "converged": None}
+    by_user = zip(*means, strict=True)
+    rows = [
+        Row(
+            **about,
+            metric=f"accuracy.{user}",
+            seeds={i: measurement(each, 0.5) for i, each in enumerate(of)},
+            over_seeds=None,
+        )
+        for user, of in enumerate(by_user, 1)
+    ]
+    return small.record.model_copy(update={"rows": rows, "differences": []})
+
+
+def test_how_far_the_best_served_user_is_ahead_is_told_within_each_training(small):
+    ((_, table),) = report.numbers_of(of_users(small, (60.0, 50.0, 55.0), (48.0, 54.0, 50.0)))
+    name, cell, count = table[-1]
+    assert (name, count) == ("plain, best less worst user", "2 seeds")
+    low, mean, high = 8 - 12.706 * 2, 8, 8 + 12.706 * 2  # of 10 and 6: t of one degree of freedom, deviation / sqrt(2)
+    (shown,) = CELL.findall(cell)
+    assert [float(each) for each in shown] == pytest.approx([mean, low, high], abs=0.5)
+    ((_, table),) = report.numbers_of(of_users(small, (60.0, 50.0)))
+    assert table[-1] == ["plain, best less worst user", "10.00", "one training"]
+    ((_, table),) = report.numbers_of(of_users(small, (60.0,)))
+    assert len(table) == 2
+
+
+@pytest.mark.parametrize(("name", "one", "ranging"), [("paper-b/cross-link-two", 0, 1), ("paper-a/attacks", 1, 0)])
+def test_an_attack_on_users_who_share_a_channel_is_not_said_to_be_trained_at_one_snr(name, one, ranging):
+    lines = "\n".join(report.remarks(landed(name)))
+    assert lines.count("an attack is trained at one SNR") == one
+    assert lines.count("trained over all SNRs") == ranging
+
+
+def landed(name):
+    path = Path(__file__).parents[2] / "results" / name / "record.json"
+    if not path.exists():
+        pytest.skip("an installed package has no results")
+    return record.read(path, BenchRecord)
+
+
+def test_pilots_and_feedback_are_those_of_the_scheme():
+    head, *rows = report.costs_of(landed("paper-b/costs"))
+    columns = [head.index(name) for name in ("pilot uses", "reals fed back", "bits fed back")]
+    said = {row[0]: [row[i] for i in columns] for row in rows}
+    for scheme in ("csi-free", "interference-free"):
+        assert said[f"{scheme}-5"] == ["0", "0", "0"]
+    for scheme in ("irsc-csir", "dispersion"):
+        assert said[f"{scheme}-2"] == ["4", "0", "0"]
+    for scheme in ("irsc-csitr", "semi-conventional", "adaptive-precoding"):
+        assert said[f"{scheme}-2"] == ["4", "32", "1,024"]  # H is 2 x 2 matrices of 2 x 2, complex
+        assert said[f"{scheme}-5"] == ["10", "200", "6,400"]
+    assert "pilot uses" not in report.costs_of(landed("paper-a/table-1"))[0]
 
 
 def test_a_comparison_says_what_changed_and_what_differs(small):

@@ -70,3 +70,17 @@ def test_a_bench_of_costs_shows_its_table():
     found = record.read(held, BenchRecord)
     text = overview.markdown(held.parent, held.parent / "page.md")
     assert f"| deepjscc | {found.costs[0].parameters['total']:,} |" in text
+
+
+def test_sections_of_one_title_are_told_apart(small):
+    def users(variant, *counts):
+        links = {str(i): {"options": {} if n is None else {"users": n}} for i, n in enumerate(counts)}
+        return small.record.model_copy(update={"variant": variant, "title": "t", "recipe": {"links": links}})
+
+    assert overview._titles([users("a", 2, 2), users("b", 3), users("c", 2, 3), users("d", None)]) == [
+        "t, 2 users",
+        "t, 3 users",
+        "t, variant c",
+        "t, variant d",
+    ]
+    assert overview._titles([users("a", 2)]) == ["t"]

@@ -8,7 +8,8 @@ Receiver j decodes its own image, as it is meant to; sends it through its own tr
 know what was sent to it; takes that out of what it heard, if its protocol tells it its channel; and decodes from both
 what it can of another user's image. What it can compute beyond that is the scheme's (``NetworkScheme.overhear``): where
 codes or precoders are known it estimates the other user's features as that user's receiver does. Receiver k - 1 listens
-to user k, and the last one to the first: users are alike, so that this is the mean over all pairs.
+to user k, and the last one to the first: K of the K (K - 1) pairs. They stand for the others, since the channels of all
+pairs are drawn alike; of two users they are all.
 
 May see: what arrives at receiver j, through noise of its own; what its protocol tells it of the channels; every public
 encoder, codebook and precoder. May not see: the channels' true gains if receivers estimate them; other receivers' Y.

@@ -6,7 +6,7 @@ import shutil
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -16,13 +16,15 @@ from torch import Tensor
 from semlink import _version
 from semlink._errors import SemlinkError
 from semlink._files import atomic_path
-from semlink.bench import drawing, record
+from semlink.attacks import attacks
+from semlink.bench import drawing, measures, record
 from semlink.bench.graph import Cell, Graph
-from semlink.bench.recipes import BenchRecipe
+from semlink.bench.recipes import BenchRecipe, LinkEntry
 from semlink.bench.record import Measurement, Record
 from semlink.bench.rows import Measured, Row, rows
 from semlink.bench.store import Store, now
-from semlink.metrics import Interval, holm, paired_difference, seed_difference
+from semlink.metrics import Interval, holm, paired_difference, seed_difference, seed_interval
+from semlink.schemes import NetworkScheme, schemes
 
 #: Per-image values are kept as float32 and numbers to six decimals: so far may a mean be off.
 _ROUNDING = 1e-4
@@ -122,6 +124,13 @@ class Ceilings(record.Strict):
     bits: dict[str, float]
 
 
+class Overhead(NamedTuple):
+    """What users who share a channel spend on knowing it, for every block: uses of it, and reals that are fed back."""
+
+    pilot_uses: int
+    feedback_reals: int
+
+
 class BenchRecord(record.Strict):
     """A recipe and all that was found.
 
@@ -167,6 +176,25 @@ class BenchRecord(record.Strict):
             if any(record.is_worse(each, guesses.get(seed)) for seed, each in drawn.seeds.items()):
                 found.add((link, attack))
         return found
+
+    def over_a_range(self, attack: str | None) -> bool:
+        """Whether an attack is trained over the range of SNRs of a network, whatever SNR its record names."""
+        key = self.recipe["attacks"].get(attack, {}).get("attack")
+        return key in attacks.keys() and attacks[key].tapped.of_network  # noqa: SIM118
+
+    def overhead(self, link: str) -> Overhead | None:
+        """Return what a link of several users spends on CSI, None of another link.
+
+        The scheme says it: whoever is told no channel needs no pilots. Otherwise each antenna of each transmitter sends
+        one of as many orthogonal sequences. What is fed back is all of H, as numbers.
+        """
+        entry = LinkEntry.model_validate(self.recipe["links"][link])
+        kind, users = schemes[entry.scheme], measures.users(entry)
+        if not issubclass(kind, NetworkScheme):
+            return None
+        sent, heard = (int(measures.option(entry, f"{end}_antennas") or 0) for end in ("transmit", "receive"))
+        reals = 2 * users**2 * sent * heard if kind.feedback else 0
+        return Overhead(users * sent if kind.told_receiver else 0, reals)
 
     @property
     def missing(self) -> list[CellState]:
@@ -321,6 +349,20 @@ def over_seeds(a: Row, b: Row) -> Interval | None:
         for row in (a, b)
     )
     return seed_difference(first, second, paired=paired)
+
+
+def gap(users: Iterable[Row]) -> tuple[float, Measurement | None]:
+    """Return by how much the best served user is ahead of the worst, and that over training seeds if there are several.
+
+    It is taken within a training and then averaged. Over images it has no interval here: their users' values are not
+    kept side by side.
+    """
+    rows = list(users)
+    common = set[int].intersection(*({*row.seeds} for row in rows))
+    means = [[row.seeds[seed].mean for row in rows] for seed in sorted(common)]
+    gaps = torch.tensor([max(each) - min(each) for each in means], dtype=torch.float64)
+    over = Measurement.of(seed_interval(gaps), rows[0].shown.unit) if len(gaps) > 1 else None
+    return float(gaps.mean()), over
 
 
 def _differences(recipe: BenchRecipe, cells: list[CellState], rows: list[Row], store: Store) -> list[Difference]:

@@ -10,12 +10,13 @@ from semlink.bench.drawing import baselines, called, methods, title
 from semlink.bench.estimate import Cost
 from semlink.bench.graph import Graph
 from semlink.bench.record import Measurement
-from semlink.bench.results import BenchRecord, Difference
+from semlink.bench.results import BenchRecord, Difference, gap
 from semlink.bench.rows import BASELINES, CONSTANT, Row
 from semlink.bench.store import Store
 from semlink.report.text import columns, decimals, intervals
 
 SIGNIFICANT = 0.05
+REAL_BITS = 32  # of a number that is fed back, if it is sent as receivers hold it
 
 
 def shown(found: BenchRecord) -> str:
@@ -103,8 +104,28 @@ def _table(found: BenchRecord, rows: list[Row]) -> list[list[str]]:
     for name, at in named.items():
         cells = [texts[at[snr].key] if snr in at else "missing" for snr in grid]
         lines.append([name, *cells, _units(found, next(iter(at.values())))])
+    lines += _gaps(rows, grid)
     for name, row in baselines(rows).items():
         lines.append([name, texts[row.key], *[""] * (len(grid) - 1), _units(found, row)])
+    return lines
+
+
+def _gaps(rows: list[Row], grid: list[float]) -> list[list[str]]:
+    """Return a line for each link or attack of several users: how far the best served is ahead of the worst."""
+    held: dict[str, dict[float, list[Row]]] = {}
+    for row in rows:
+        if row.snr_db is not None and row.metric.partition(".")[2].isdigit():
+            held.setdefault(row.name, {}).setdefault(row.snr_db, []).append(row)
+    places, lines = decimals([row.shown for row in rows]), []
+    for name, at in held.items():
+        found = {snr: gap(users) for snr, users in at.items() if len(users) > 1}
+        over = [each for _, each in found.values() if each]
+        cells = intervals(over) if len(over) == len(found) else [f"{mean:.{places}f}" for mean, _ in found.values()]
+        said = dict(zip(found, cells, strict=True))
+        count = f"{over[0].n} seeds" if len(over) == len(found) and over else "one training"
+        lines += (
+            [[f"{name}, best less worst user", *(said.get(snr, "missing") for snr in grid), count]] if found else []
+        )
     return lines
 
 
@@ -119,13 +140,19 @@ def costs_of(found: BenchRecord) -> list[list[str]]:
         values = [getattr(each, name) for each in found.costs]
         return ["" if value is None else f"{1e3 * value:.2f}" for value in values]
 
-    ends = ("transmitter", "receiver")
+    def spent(of: str, times: int = 1) -> list[str]:
+        return ["" if each is None else f"{times * getattr(each, of):,}" for each in overheads]
+
+    ends, overheads = ("transmitter", "receiver"), [found.overhead(each.link) for each in found.costs]
     columns = {
         "parameters": counts("parameters", "total"),
         **{f"of the {end}": counts("held", end) for end in ends},
         "in training alone": counts("parameters", "adversary"),
         **{f"multiply-adds, {end}": counts("multiply_adds", end) for end in (*ends, "adversary")},
         "channel uses": [str(each.channel_uses) for each in found.costs],
+        "pilot uses": spent("pilot_uses"),
+        "reals fed back": spent("feedback_reals"),
+        "bits fed back": spent("feedback_reals", REAL_BITS),
         "ms to transmit": milliseconds("transmit_seconds"),
         "ms to receive": milliseconds("receive_seconds"),
         "s an epoch": [f"{each.epoch_seconds:.1f}" for each in found.costs],
@@ -245,8 +272,16 @@ def remarks(found: BenchRecord) -> list[str]:
             "an attack that is not converged, or draws worse than the mean image, supports no claim that a defence "
             "survives"
         )
-    if len({row.snr_db for row in found.rows if row.attacked and row.snr_db is not None}) > 1:
-        lines.append("an attack is trained at one SNR; at another she could do better, trained for it")
+    lines += _trained(found)
+    if found.recipe.get("costs") and any(found.overhead(each.link) for each in found.costs):
+        lines += [
+            "multiply-adds and milliseconds are those of networks and of the receivers' linear equations: what a "
+            "transmitter takes to design precoders and filters for each channel is not in them",
+            "pilots, and reals that are fed back, are for every channel that is drawn: K Nt orthogonal pilots where "
+            f"receivers are told the channel, and all of H, {REAL_BITS} bits a real as it is held, where transmitters "
+            "are; a receiver that is told all of H, of every scheme but dispersion, measures its own row alone; how it "
+            "comes by the rest is not counted",
+        ]
     lines += [f"mixed: {sentence}" for sentence in found.mixed()]
     if taken := sum(bool(cell.declared) for cell in found.cells):
         cells = "1 cell was" if taken == 1 else f"{taken} cells were"
@@ -259,6 +294,19 @@ def remarks(found: BenchRecord) -> list[str]:
         of = seeds.setdefault(f"{cell.label.removesuffix(f', seed {cell.seed}')}: {said}", [])
         of += [] if cell.seed is None else [str(cell.seed)]
     return lines + [f"  {what}{_seeds(of)}" for what, of in seeds.items()]
+
+
+def _trained(found: BenchRecord) -> list[str]:
+    """Return at which SNR attacks were trained, if they are judged at several."""
+    heard = {row.attack for row in found.rows if row.attack in found.recipe.get("attacks", {})}
+    if len({row.snr_db for row in found.rows if row.attack in heard}) < 2:
+        return []
+    ranging = {attack for attack in heard if found.over_a_range(attack)}
+    said = {
+        "an attack is trained at one SNR; at another she could do better, trained for it": heard - ranging,
+        "an attack by another receiver is trained over all SNRs that the network was trained over": ranging,
+    }
+    return [sentence for sentence, attacks in said.items() if attacks]
 
 
 def _seeds(seeds: list[str]) -> str:

@@ -18,7 +18,8 @@ report FOLDER`, from its record, show the others, the differences and their corr
 what the two papers claim to these numbers.
 
 Intervals are of 95 %: over test images, or over training seeds (Student's t) where a row says how many. An attack that
-has not converged, or that draws worse than the mean image, supports no claim that a defence survives.
+has not converged, or that draws worse than the mean image, supports no claim that a defence survives. SSIM is that of
+Wang et al. (2004), in windows of 11 x 11 pixels; SSIM over the whole image is equation (8) of paper B.
 """
 
 
@@ -32,15 +33,28 @@ def markdown(folder: Path, page: Path) -> str:
 
     claims.records(folder)  # which says what is wrong
     found = [(path.parent, record.read(path, BenchRecord)) for path in sorted(folder.rglob("record.json"))]
-    contents = [f"- [{_plain(each.title)}](#{_anchor(each)})" for _, each in found]
-    return "\n".join([_HEAD, *contents, *(_section(where, each, page.parent) for where, each in found)]) + "\n"
+    titles = _titles([each for _, each in found])
+    contents = [f"- [{title}](#{_anchor(each)})" for title, (_, each) in zip(titles, found, strict=True)]
+    sections = [_section(title, *each, page.parent) for title, each in zip(titles, found, strict=True)]
+    return "\n".join([_HEAD, *contents, *sections]) + "\n"
 
 
-def _section(where: Path, found: BenchRecord, base: Path) -> str:
+def _titles(found: Sequence[BenchRecord]) -> list[str]:
+    """Return the titles of benches; those that share one are told apart by their number of users, or by variant."""
+    titles = [each.title for each in found]
+    return [_plain(each.title if titles.count(each.title) == 1 else f"{each.title}, {_apart(each)}") for each in found]
+
+
+def _apart(found: BenchRecord) -> str:
+    users = {link["options"].get("users") for link in found.recipe["links"].values()}
+    return f"{users.pop()} users" if len(users) == 1 and None not in users else f"variant {found.variant}"
+
+
+def _section(title: str, where: Path, found: BenchRecord, base: Path) -> str:
     variant = "" if found.variant == "default" else f" --variant {found.variant}"
     here = Path(os.path.relpath(where, base)).as_posix()
     _, *made = origin(found).split("; ")
-    lines = ["", f'<a id="{_anchor(found)}"></a>', "", f"## {_plain(found.title)}", ""]
+    lines = ["", f'<a id="{_anchor(found)}"></a>', "", f"## {title}", ""]
     lines += [f"`semlink bench {found.name}{variant}` · [record]({here}/record.json) · {'; '.join(made)}"]
     titles = {name.replace(" ", "-"): said.get("title") or name for name, said in found.recipe["figures"].items()}
     titles["test_images"] = "The first test images and what became of them"
@@ -58,6 +72,7 @@ def _tables(found: BenchRecord) -> list[list[list[str]]]:
         return [costs_of(found)]
     drawn = {each["metric"].partition(".")[0] for each in found.recipe["figures"].values()}
     drawn = drawn or {found.recipe["evaluation"]["metrics"][0].partition(".")[0]}
+    drawn |= {"ssim_global"} if "ssim" in drawn else set()  # two measures of one name go together
     return [table for rows, table in numbers_of(found) if rows[0].metric.partition(".")[0] in drawn]
 
 
