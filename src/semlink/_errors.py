@@ -27,7 +27,7 @@ def check_name(kind: str, given: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if given in names:
         return given
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
     raise SemlinkError(f"unknown {kind} '{given}'; {hint}known: {', '.join(names) or 'none'}")
 

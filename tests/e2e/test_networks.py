@@ -123,6 +123,12 @@ def test_three_users_and_a_precoder(tmp_path):
         ("csi-free", ["--data", "digits+minst"], ["unknown data set 'minst'; did you mean 'mnist'"]),
         ("csi-free", ["--options", "users=0"], ["users is 0"]),
         ("csi-free", ["--options", "users=two"], ["users is 'two'"]),
+        ("csi-free", ["--options", "users=2", "users=3"], ["option 'users' of the scheme is given twice", "users=3"]),
+        ("csi-free", ["--options", "fairness=false"], ["fairness is False", "epoch, step, or off"]),
+        ("csi-free", ["--options", "cross_gain_db=abc"], ["cross_gain_db is 'abc'", "takes a number"]),
+        ("semi-conventional", ["--options", "bank=2.5"], ["bank is 2.5", "takes a whole number"]),
+        ("semi-conventional", ["--options", "streams=true"], ["streams is True", "takes a whole number"]),
+        ("csi-free", ["--data", "digits+mnist", "--options", "users=1"], ["'digits+mnist' is of 2 users"]),
         ("csi-free", ["--options", "streams=2"], ["unknown option of csi-free 'streams'"]),
         ("semi-conventional", ["--options", "streams=3"], ["streams is 3: from 1 to 2 fit the antennas"]),
         ("dispersion", ["--options", "span=5"], ["span is 5: it must divide the 16 channel uses"]),
@@ -132,6 +138,13 @@ def test_three_users_and_a_precoder(tmp_path):
 def test_what_makes_no_sense_is_one_line_and_leaves_no_folder(tmp_path, scheme, more, words):
     refused(train(tmp_path / "run", *more, scheme=scheme), *words)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_nothing_was_trained_in_takes_the_corrected_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEMLINK_DATA", str(tmp_path / "none"))
+    refused(train(tmp_path / "run", "--data", "mnist"), "is missing", "semlink data fetch mnist")
+    said = train(tmp_path / "run", "--options", "width=4")
+    assert said.status == 0, said.err
 
 
 def test_an_attack_on_a_single_link_is_refused_on_a_network(run):

@@ -5,9 +5,10 @@ import pytest
 from scheme_keys import EVERY
 
 from semlink import schemes
+from semlink._errors import SemlinkError
 from semlink.cli import main
 from semlink.schemes import DeepJSCC
-from semlink.schemes.options import Option, options, takes_any
+from semlink.schemes.options import Option, check_options, options, takes_any
 
 
 class Base(DeepJSCC):
@@ -97,6 +98,57 @@ def test_every_option_of_every_scheme_is_explained_with_the_default_it_has(key):
     assert [(each.name, each.default) for each in found][: len(taken)] == [(p.name, p.default) for p in taken]
     for each in found:
         assert len(each.meaning) > 10, f"{key}: {each.name} is not explained"
+
+
+class Typed(DeepJSCC):
+    """A scheme.
+
+    Args:
+        scale: of something.
+        length: another number.
+        other: of a type that nobody checks.
+        bare: of none.
+    """
+
+    def __init__(self, design, scale: "float | None" = None, length: int = 1, other: list[int] = (), bare=2):
+        super().__init__(design)
+
+
+@pytest.fixture
+def _typed(monkeypatch):
+    monkeypatch.setitem(schemes.schemes._entries, "typed", Typed)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "given", "said"),
+    [
+        ("semi-conventional", {"bank": 2.5}, "bank is 2.5: scheme 'semi-conventional' takes a whole number there (cha"),
+        ("semi-conventional", {"streams": True}, "streams is True: scheme 'semi-conventional' takes a whole number"),
+        ("adaptive-precoding", {"span": 1.5}, "span is 1.5: scheme 'adaptive-precoding' takes a whole number there"),
+        ("csi-free", {"cross_gain_db": "abc"}, "cross_gain_db is 'abc': scheme 'csi-free' takes a number there (power"),
+        ("csi-free", {"snr_low_db": False}, "snr_low_db is False: scheme 'csi-free' takes a number there"),
+        ("csi-free", {"fairness": False}, "follow their losses: epoch, step, or off)"),
+        ("csi-free", {"networks": 3}, "networks is 3: scheme 'csi-free' takes a name there"),
+        ("ibal", {"adaptive": 1}, "adaptive is 1: scheme 'ibal' takes true or false there"),
+        ("typed", {"scale": "wide"}, "scale is 'wide': scheme 'typed' takes a number there (of something)"),
+        ("typed", {"lenght": 1}, "unknown option of typed 'lenght'; did you mean 'length'"),
+    ],
+)
+@pytest.mark.usefixtures("_typed")
+def test_an_option_of_another_type_is_refused_by_name(scheme, given, said):
+    with pytest.raises(SemlinkError) as refused:
+        check_options(scheme, {"length": 3} | given if scheme == "typed" else given)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.usefixtures("_typed")
+def test_a_whole_number_is_a_number_and_other_types_are_left_to_the_scheme():
+    check_options("typed", {"scale": 2, "length": 2, "other": "x", "bare": "x"})
+    check_options("layered", {"unknown": 3, "fresh": False})
+    for key in EVERY:
+        defaults = {each.name: each.default for each in options(schemes.schemes[key])}
+        check_options(key, {name: value for name, value in defaults.items() if value is not None})
 
 
 def test_the_help_of_a_scheme_lists_its_options(capsys):

@@ -11,13 +11,12 @@ from typing import Literal
 import torch
 
 from semlink import data, phy
-from semlink._errors import SemlinkError, check_name
+from semlink._errors import SemlinkError, check_name, check_whole
 from semlink.bench import record
 from semlink.bench.presets import PRESETS, preset
 from semlink.nn.adversary import Adversary
 from semlink.schemes import Design, Key, Link, Network, NetworkScheme, Task, schemes
-from semlink.schemes.options import options as options_of
-from semlink.schemes.options import takes_any
+from semlink.schemes.options import check_options
 from semlink.training import checkpoint
 
 INTERFERENCE = "interference"  # for a scheme of several users, who number as its option says
@@ -47,9 +46,7 @@ def make_recipe(
         SemlinkError: a name is unknown or a number makes no sense; the message says which and what would be right.
     """
     kind = schemes[scheme]
-    known = [option.name for option in options_of(kind)]
-    for option in () if takes_any(kind) else options:
-        check_name(f"option of {scheme}", option, known)
+    check_options(scheme, options)
     together = issubclass(kind, NetworkScheme)
     channel = check_name("channel", channel or (INTERFERENCE if together else "awgn"), channel_names())
     check_channel(scheme, channel)
@@ -65,7 +62,7 @@ def make_recipe(
     if kind.secret is not None:
         key = key or Key.for_test(seed)
     check_name("preset", preset, PRESETS)
-    return record.Recipe(
+    recipe = record.Recipe(
         scheme=scheme,
         options=options,
         data=data,
@@ -80,6 +77,8 @@ def make_recipe(
         key=key.describe() if key else None,
         start=None if start is None else weights_of(start),
     )
+    _sets(data, users_of(recipe))
+    return recipe
 
 
 def check_channel(scheme: str, channel: str) -> None:
@@ -99,7 +98,7 @@ def users_of(recipe: record.Recipe) -> int | None:
     if not issubclass(kind, NetworkScheme):
         return None
     default = inspect.signature(NetworkScheme).parameters["users"].default
-    return int(recipe.options.get("users") or default)
+    return check_whole("users", recipe.options.get("users", default))  # pyright: ignore[reportArgumentType]
 
 
 def modules_of(scheme: str, channel: str | None = None) -> tuple[str, ...]:
@@ -128,8 +127,8 @@ def _description(name: str, variant: str) -> "data.Description":
     return shown
 
 
-def _sets(name: str) -> list[str]:
-    return data.members(name)
+def _sets(name: str, users: int | None = None) -> list[str]:
+    return data.members(name, users)
 
 
 def _task(kind: str | None, shown: "data.Description") -> Task:

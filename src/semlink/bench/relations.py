@@ -17,7 +17,7 @@ def relations(content: "Content") -> Iterator[tuple[Keys, Callable[..., Any], tu
     from semlink import data
     from semlink.bench.links import check_channel
     from semlink.schemes import Task, schemes
-    from semlink.schemes.options import options, takes_any
+    from semlink.schemes.options import check_option
 
     links, measured = content.links, content.evaluation.metrics
     if content.costs:
@@ -43,10 +43,8 @@ def relations(content: "Content") -> Iterator[tuple[Keys, Callable[..., Any], tu
         yield (*at, "weights"), _check_one_seed, (link,)
         yield (*at, "start"), _check_start, (name, links)
         yield (*at, "against"), _check_against, (name, links)
-        scheme = schemes[link.scheme]
-        known = [option.name for option in options(scheme)]
-        for option in () if takes_any(scheme) else link.options:
-            yield (*at, "options", option), check_name, (f"option of {link.scheme}", option, known)
+        for option, value in link.options.items():
+            yield (*at, "options", option), check_option, (link.scheme, option, value)
     for name, attack in content.attacks.items():
         at = ("attacks", name)
         for link in attack.links or ():

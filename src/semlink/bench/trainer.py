@@ -90,7 +90,12 @@ def train(
             checkpoint.remove(folder)
             return links.read_run(folder)
         _give_key(link, recipe, folder, key)
-        return _train(link, recipe, folder, device, devices, watch, start, board, started_by)
+        try:
+            return _train(link, recipe, folder, device, devices, watch, start, board, started_by)
+        except SemlinkError:
+            if {path.name for path in folder.iterdir()} <= {"lock", "recipe.json"}:
+                (folder / "recipe.json").unlink(missing_ok=True)  # of nothing: another may be trained here
+            raise
 
 
 def _train(

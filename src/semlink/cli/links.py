@@ -306,6 +306,8 @@ def _options(pairs: list[str]) -> dict[str, bool | int | float | str]:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
             raise SemlinkError(f"option '{pair}' of the scheme: NAME=VALUE is expected, as fresh=false")
+        if name in parsed:
+            raise SemlinkError(f"option '{name}' of the scheme is given twice, the second time as '{pair}'; give one")
         parsed[name] = _value(text)
     return parsed
 

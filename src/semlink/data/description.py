@@ -38,9 +38,18 @@ _KNOWN = {
 }
 
 
-def members(name: str) -> list[str]:
-    """Return the data set of each user in turn, ``mnist+fashion-mnist`` are two; of an unknown one SemlinkError."""
-    return [check_name("data set", each, NAMES) for each in name.split("+")]
+def members(name: str, users: int | None = None) -> list[str]:
+    """Return the data set of each user in turn: ``mnist+fashion-mnist`` are two.
+
+    Raises:
+        SemlinkError: one is unknown, or there are more of them than ``users``, where that is given.
+    """
+    of = [check_name("data set", each, NAMES) for each in name.split("+")]
+    if users is not None and users < len(of):
+        raise SemlinkError(
+            f"'{name}' is of {len(of)} users, and there are {users}; name as many sets as users, or fewer"
+        )
+    return of
 
 
 def describe(name: str) -> Description:

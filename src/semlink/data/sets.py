@@ -70,12 +70,8 @@ def load(name: str, variant: str = "default", users: int | None = None) -> DataS
         SemlinkError: an unknown name; a file that is missing or not the published one (the error names it and says
             how to get it).
     """
-    of = members(name)
+    of = members(name, users)
     check_name(f"variant of {name}", variant, variants(name))
-    if users is not None and users < len(of):
-        raise SemlinkError(
-            f"'{name}' is of {len(of)} users, and there are {users}; name as many sets as users, or fewer"
-        )
     if users or len(of) > 1:
         read = {each: load(each, variant) for each in dict.fromkeys(of)}
         return group(name, [read[of[k % len(of)]] for k in range(users or len(of))])

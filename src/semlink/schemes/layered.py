@@ -47,7 +47,7 @@ from semlink.nn.objective import Optimiser
 from semlink.schemes.base import Carry, Design, Scheme, Sent, schemes
 from semlink.schemes.key import Key, check_nonces, draw_nonces, keyed_bits, permutations
 from semlink.schemes.network import NetworkScheme
-from semlink.schemes.options import options, takes_any
+from semlink.schemes.options import check_options
 
 _KINDS = (torch.float32, torch.float64, torch.int64)  # of a base's header
 
@@ -112,9 +112,7 @@ class Layered(Scheme):
         self.noise_power = 0.0
         if self.noise != "none":
             self.noise_power = check_positive("option noise_scale", 0.5 if noise_scale is None else noise_scale) ** 2
-        known = [option.name for option in options(kind)]
-        for option in () if takes_any(kind) else others:
-            check_name(f"option of {base}", option, known)
+        check_options(base, others)
         self.base = kind(design, **others)
         self.key: Key | None = None
 

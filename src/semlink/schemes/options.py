@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a scheme can be told: the options of its constructor, as its docstring explains them."""
+"""What a scheme can be told: the options of its constructor, as its docstring explains them and its types say."""
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from semlink.schemes.base import Scheme
+from semlink._errors import SemlinkError, check_name
+from semlink.schemes.base import Scheme, schemes
+
+#: What an option may be, by the name of its type: the Python types that do, and how an error calls them.
+_KINDS = {
+    "bool": (bool, "true or false"),
+    "int": (int, "a whole number"),
+    "float": (int | float, "a number"),
+    "str": (str, "a name"),
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,41 @@ def options(kind: type[Scheme]) -> list[Option]:
         default = None if each.default is each.empty else each.default
         found.setdefault(each.name, Option(each.name, default, _meaning(kind, each.name)))
     return list(found.values())
+
+
+def check_options(scheme: str, given: Mapping[str, object]) -> None:
+    """Pass options that the scheme ``scheme`` takes.
+
+    Raises:
+        SemlinkError: as :func:`check_option`.
+    """
+    for name, value in given.items():
+        check_option(scheme, name, value)
+
+
+def check_option(scheme: str, name: str, value: object) -> None:
+    """Pass an option of the scheme ``scheme`` whose value is of the type that the constructor says.
+
+    A whole number does for a number, a flag for neither. What a constructor says nothing of, and a type beyond flags,
+    numbers and names, is left for it to check.
+
+    Raises:
+        SemlinkError: there is no such option, or it takes another type; the message says which.
+    """
+    kind = schemes[scheme]
+    taken = list(_taken(kind))
+    if not takes_any(kind):
+        check_name(f"option of {scheme}", name, [each.name for each in taken])
+    # Types are compared as text, which they are already where a module postpones its annotations.
+    said = next((inspect.formatannotation(each.annotation).strip("'") for each in taken if each.name == name), "")
+    names = [each for each in re.split(r"\s*\|\s*", said) if each != "None"]
+    if not names or not _KINDS.keys() >= set(names):
+        return
+    flag = isinstance(value, bool)  # which Python counts among whole numbers
+    if not any(isinstance(value, _KINDS[each][0]) and flag == (each == "bool") for each in names):
+        expected, meaning = " or ".join(_KINDS[each][1] for each in names), _meaning(kind, name).rstrip(".")
+        explained = f" ({meaning})" if meaning else ""
+        raise SemlinkError(f"{name} is {value!r}: scheme '{scheme}' takes {expected} there{explained}")
 
 
 def takes_any(kind: type[Scheme]) -> bool:
