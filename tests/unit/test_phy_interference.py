@@ -231,8 +231,16 @@ def test_a_count_below_one_is_refused(name, value):
         Interference(**{"users": 2, "transmit_antennas": 2, "receive_antennas": 2, name: value})
 
 
+def test_no_images_are_carried_as_none():
+    medium = Interference(3, 2, 4)
+    X, H = torch.zeros(0, 3, 2, 5, dtype=torch.complex64), medium.draw(0, torch.Generator())
+    for snr_db in (10.0, torch.zeros(0)):
+        heard = medium(X, H, snr_db, torch.Generator())
+        assert (heard.shape, heard.dtype) == ((0, 3, 4, 5), torch.complex64)
+
+
 def test_bad_levels_are_refused():
-    for gain in (math.nan, math.inf, 200.0):
+    for gain in (math.nan, math.inf, 200.0, "loud"):
         with pytest.raises(SemlinkError, match=r"^cross_gain_db is"):
             Interference(2, 2, 2, gain)
     for error in (-0.1, 1.1, math.nan):

@@ -198,6 +198,9 @@ def test_bad_input_is_refused(name):
     if name != "zero-forcing":
         with pytest.raises(SemlinkError, match=r"^iterations is 0"):
             design(H, 10.0, iterations=0)
+    assert design(H * 1e29, 10.0).precoders.isfinite().all()
+    with pytest.raises(SemlinkError, match=r"^H holds a gain of .*e\+1\d\d: at most 1e\+30 is expected"):
+        design(H.to(torch.complex128) * 1e150, 10.0)
     H[0, 0, 0, 0, 0] = math.nan
     with pytest.raises(SemlinkError, match=r"^H holds a gain that is not finite"):
         design(H, 10.0)
@@ -219,6 +222,25 @@ def test_other_bad_input_is_refused():
         minimise_max_mse(H, 10.0, starts=0)
     with pytest.raises(SemlinkError, match=r"^V has shape .*: \(3, 2, 2, d\) is expected"):
         sum_rate(H, torch.zeros(3, 2, 1, 1, dtype=torch.complex64), 10.0)
+    V = torch.ones(3, 2, 2, 1, dtype=torch.complex64)
+    unknown = V * math.nan
+    for call in (
+        lambda: sum_rate(H, unknown, 10.0),
+        lambda: leakage(H, unknown, V),
+        lambda: leakage(H, V, unknown),
+        lambda: leakage(H * math.nan, V, V),
+        lambda: minimise_sum_mse(H, 10.0, start=unknown),
+    ):
+        with pytest.raises(SemlinkError, match="not finite"):
+            call()
+    with pytest.raises(SemlinkError, match=r"^V is torch.float32: complex"):
+        sum_rate(H, V.real, 10.0)
+    with pytest.raises(SemlinkError, match=r"^V has shape \(3, 2, 2, 1\): \(3, 3, 2, d\) is expected"):
+        leakage(gains(3, 3), V, V)
+    with pytest.raises(SemlinkError, match=r"^U has shape \(1, 2, 2, 1\): \(3, 2, 2, 1\) is expected"):
+        leakage(H, V, V[:1])
+    with pytest.raises(SemlinkError, match=r"^start has shape \(1, 2, 2, 1\): \(3, 2, 2, 1\) is expected"):
+        minimise_sum_mse(H, 10.0, start=V[:1])
     with pytest.raises(SemlinkError, match=r"^U has shape"):
         minmax.optimal_precoders(H, torch.zeros(3, 2, 1, 1, dtype=torch.complex64), 10.0)
 

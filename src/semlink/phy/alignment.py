@@ -14,11 +14,12 @@ from torch import Tensor
 from semlink._errors import SemlinkError, check_whole
 from semlink.phy.transceivers import (
     Transceivers,
+    check_matrices,
     finish,
-    leakage,
     mmse_filters,
     own,
     prepare,
+    reaching,
     received_covariance,
     strongest_directions,
 )
@@ -54,7 +55,7 @@ def minimise_leakage(H: Tensor, snr_db: float | Tensor, streams: int = 1, iterat
         iterations: at most.
 
     Returns:
-        ``ok`` where every receiver's :func:`leakage` is at most 1e-9.
+        ``ok`` where every receiver's :func:`~semlink.phy.leakage` is at most 1e-9.
 
     Raises:
         SemlinkError: H, an SNR or a number is not as said, or alignment is not feasible (:func:`alignment_feasible`).
@@ -71,11 +72,11 @@ def minimise_leakage(H: Tensor, snr_db: float | Tensor, streams: int = 1, iterat
     def renew(H: Tensor, V: Tensor, n0: Tensor) -> tuple[Tensor, Tensor]:
         backward = _quietest(H, V)
         V = _quietest(_reversed(H), backward) * (H.shape[4] / streams) ** 0.5
-        return V, leakage(H, V, _quietest(H, V)).amax(1) <= ALIGNED
+        return V, reaching(H, V, _quietest(H, V)).amax(1) <= ALIGNED
 
     V, used, _ = _alternate(H, strongest_directions(H, streams), n0, renew, iterations)
     basis = _quietest(H, V)
-    aligned = leakage(H, V, basis).amax(1) <= ALIGNED
+    aligned = reaching(H, V, basis).amax(1) <= ALIGNED
     return finish(H, V, basis @ mmse_filters(basis.mH[:, :, None] @ H, V, n0), n0, used, ok=aligned)
 
 
@@ -133,10 +134,12 @@ def minimise_sum_mse(
         ``ok`` where the channel stopped by itself.
 
     Raises:
-        SemlinkError: H, an SNR or a number is not as said, or there are more streams than antennas.
+        SemlinkError: H, an SNR, a number or ``start`` is not as said, or there are more streams than antennas.
     """
     H, n0 = prepare(H, snr_db, streams)
     check_whole("iterations", iterations)
+    if start is not None:
+        check_matrices("start", start, (len(H), H.shape[1], H.shape[4], streams))
 
     def renew(H: Tensor, V: Tensor, n0: Tensor) -> tuple[Tensor, Tensor]:
         U = mmse_filters(H, V, n0)

@@ -46,7 +46,7 @@ class Interference:
     def __post_init__(self) -> None:
         for name in ("users", "transmit_antennas", "receive_antennas"):
             check_whole(name, getattr(self, name))
-        if not self.cross_gain_db <= MAX_GAIN_DB:
+        if not isinstance(self.cross_gain_db, int | float) or not self.cross_gain_db <= MAX_GAIN_DB:
             raise SemlinkError(f"cross_gain_db is {self.cross_gain_db}: a number of dB up to {MAX_GAIN_DB} is expected")
         check_number("csi_error", self.csi_error, 0, 1)
 
@@ -107,11 +107,14 @@ class Interference:
         with torch.autocast(X.device.type, enabled=False):
             n0 = one_variance(snr_db, noise_variance(snr_db, batch, X.device)[:, :, None, None])
             # One real product, twice as fast as a complex one: of each transmit antenna [Re H, Im H] by [X; j X].
-            gains = torch.view_as_real(H.to(torch.complex64).transpose(2, 3).reshape(batch, -1).resolve_conj())
+            gains = torch.view_as_real(H.to(torch.complex64).transpose(2, 3).flatten(1).resolve_conj())
             sent = torch.view_as_real(torch.stack([X, 1j * X], 3).to(torch.complex64))
             heard = noise((batch, users, self.receive_antennas, X.shape[3]), n0, generator, X.device)
-            rails = torch.view_as_real(heard).view(batch, users * self.receive_antennas, -1)
-            rails.baddbmm_(gains.reshape(*rails.shape[:2], -1), sent.reshape(batch, 2 * users * antennas, -1))
+            rails = torch.view_as_real(heard).view(batch, users * self.receive_antennas, 2 * X.shape[3])
+            rails.baddbmm_(
+                gains.reshape(*rails.shape[:2], 2 * users * antennas),
+                sent.reshape(batch, 2 * users * antennas, 2 * X.shape[3]),
+            )
             return torch.view_as_complex(rails.view(*heard.shape, 2))
 
     def _powers(self, device: torch.device) -> Tensor:

@@ -17,6 +17,8 @@ from semlink._errors import SemlinkError, check_whole
 from semlink.phy.channel import noise_variance
 from semlink.phy.interference import check_gains
 
+MAX_GAIN = 1e30  # of an amplitude: products of a few stay float64
+
 
 @dataclass(frozen=True)
 class Transceivers:
@@ -73,12 +75,16 @@ def prepare(H: Tensor, snr_db: float | Tensor, streams: int) -> tuple[Tensor, Te
         H as complex128, and N0: (B,) float64 on its device.
 
     Raises:
-        SemlinkError: H is not (B, K, K, Nr, Nt) complex and finite, or empty, an SNR is not finite or there are neither
-            one nor B, or there are more streams than antennas at either end.
+        SemlinkError: H is not (B, K, K, Nr, Nt) complex and finite, or empty, or holds a gain beyond 1e30; an SNR is
+            not finite or there are neither one nor B; or there are more streams than antennas at either end.
     """
     check_gains(H)
     if not len(H):
         raise SemlinkError("H holds no channel: at least one is expected")
+    if (largest := float(torch.view_as_real(H.resolve_conj()).abs().amax())) > MAX_GAIN:
+        raise SemlinkError(
+            f"H holds a gain of {largest:.3g}: at most {MAX_GAIN:g} is expected; scale H, and the SNR with it"
+        )
     check_whole("streams", streams)
     receive, transmit = H.shape[3:]
     if streams > min(receive, transmit):
@@ -89,6 +95,21 @@ def prepare(H: Tensor, snr_db: float | Tensor, streams: int) -> tuple[Tensor, Te
     noise_variance(snr_db, len(H), H.device)  # says what is wrong with an SNR; float32 would not do below
     level = torch.as_tensor(snr_db, dtype=torch.float64).flatten().to(H.device)
     return H.to(torch.complex128).resolve_conj(), (10 ** (-level / 10)).expand(len(H))
+
+
+def check_matrices(name: str, matrices: Tensor, shape: tuple[int, int, int, int | None]) -> None:
+    """Pass precoders or filters, complex and finite, of ``shape``: (B, K, antennas, d), None for any d.
+
+    Raises:
+        SemlinkError: otherwise, naming ``name``.
+    """
+    found = tuple(matrices.shape)
+    if len(found) != 4 or any(w not in (None, s) for w, s in zip(shape, found, strict=True)):
+        raise SemlinkError(f"{name} has shape {found}: ({', '.join(str(w or 'd') for w in shape)}) is expected")
+    if not matrices.is_complex():
+        raise SemlinkError(f"{name} is {matrices.dtype}: complex numbers are expected")
+    if not torch.view_as_real(matrices.resolve_conj()).isfinite().all():
+        raise SemlinkError(f"{name} holds a number that is not finite: check what computed it")
 
 
 def own(links: Tensor) -> Tensor:
@@ -160,8 +181,7 @@ def sum_rate(H: Tensor, V: Tensor, snr_db: float | Tensor) -> Tensor:
         SemlinkError: H, V or an SNR is not as said.
     """
     H, n0 = prepare(H, snr_db, 1)
-    if V.ndim != 4 or V.shape[:3] != (len(H), H.shape[1], H.shape[4]):
-        raise SemlinkError(f"V has shape {tuple(V.shape)}: ({len(H)}, {H.shape[1]}, {H.shape[4]}, d) is expected")
+    check_matrices("V", V, (len(H), H.shape[1], H.shape[4], None))
     arriving = H @ V.to(H.dtype)[:, None]
     wanted, everything = own(arriving), received_covariance(arriving, n0)
     interference = everything - wanted @ wanted.mH
@@ -178,7 +198,18 @@ def leakage(H: Tensor, V: Tensor, U: Tensor) -> Tensor:
         H: (B, K, K, Nr, Nt) complex.
         V: (B, K, Nt, d) complex precoders.
         U: (B, K, Nr, d) complex filters.
+
+    Raises:
+        SemlinkError: H, V or U is not as said, or not finite.
     """
+    check_gains(H)
+    check_matrices("V", V, (len(H), H.shape[1], H.shape[4], None))
+    check_matrices("U", U, (len(H), H.shape[1], H.shape[3], V.shape[3]))
+    return reaching(H, V, U)
+
+
+def reaching(H: Tensor, V: Tensor, U: Tensor) -> Tensor:
+    """Return the :func:`leakage` of what was checked before."""
     basis = torch.linalg.qr(U)[0]
     reached = _energy(basis.mH[:, :, None] @ H.to(V.dtype) @ V[:, None]) / V.shape[2]
     return reached.sum(2) - reached.diagonal(dim1=1, dim2=2)
