@@ -230,10 +230,25 @@ def test_who_is_told_the_channels(key, transmitter, receiver):
     assert scheme.describe() == {
         "users": 2,
         "antennas": [2, 2],
-        "pilot_uses": 4,
+        "pilot_uses": 4 if receiver else 0,
         "feedback_reals": 32 if transmitter else 0,
         "user_weights": [0.5, 0.5],
-    }
+    } | ({"streams": 1, "span": 1, "alignment_feasible": True} if key in PRECODED else {})
+
+
+@pytest.mark.parametrize(
+    ("key", "users", "options", "said"),
+    [
+        ("semi-conventional", 3, {}, (1, 1, True)),
+        ("semi-conventional", 4, {}, (1, 1, False)),
+        ("semi-conventional", 2, {"streams": 2}, (2, 1, False)),
+        ("adaptive-precoding", 5, {}, (2, 4, True)),
+        ("adaptive-precoding", 5, {"streams": 3, "span": 4}, (3, 4, False)),
+    ],
+)
+def test_a_precoding_scheme_says_whether_alignment_is_feasible(key, users, options, said):
+    described = make(key, users, **options).describe()
+    assert (described["streams"], described["span"], described["alignment_feasible"]) == said
 
 
 @pytest.mark.parametrize("key", ["irsc-csir", "irsc-csitr"])
@@ -858,6 +873,7 @@ def refusal(call, *words):
         ({"snr_low_db": math.nan}, "snr_low_db is nan"),
         ({"snr_high_db": math.inf}, "snr_high_db inf"),
         ({"learning_rate": 0}, "learning_rate is 0: a finite number above 0 is expected"),
+        ({"fairness": False}, "unknown fairness 'False'; known: epoch, off, step"),
         ({"fairness": "epochs"}, "unknown fairness 'epochs'; did you mean 'epoch'"),
     ],
 )
@@ -869,11 +885,14 @@ def test_numbers_that_make_no_sense_are_named(key, options, words):
     ("key", "options", "words"),
     [
         ("semi-conventional", {"streams": 3}, "streams is 3: from 1 to 2 fit the antennas"),
-        ("semi-conventional", {"streams": 0}, "streams is 0: from 1 to 2 fit the antennas"),
+        ("semi-conventional", {"streams": 0}, "streams is 0: a whole number of at least 1 is expected"),
         ("semi-conventional", {"starts": 0}, "starts is 0: a whole number of at least 1 is expected"),
         ("adaptive-precoding", {"told": "no"}, "told is 'no'"),
         ("adaptive-precoding", {"criterion": "max"}, "unknown criterion 'max'; known: largest, sum"),
-        ("semi-conventional", {"bank": 0}, "bank is 0: at least 1 channel to train on is needed"),
+        ("semi-conventional", {"bank": 0}, "bank is 0: a whole number of at least 1 is expected"),
+        ("semi-conventional", {"bank": 2.5}, "bank is 2.5: a whole number"),
+        ("semi-conventional", {"streams": True}, "streams is True: a whole number"),
+        ("adaptive-precoding", {"span": 1.5}, "span is 1.5: a whole number"),
         ("adaptive-precoding", {"streams": 3}, "streams is 3: from 1 to 2 fit"),
         ("adaptive-precoding", {"streams": 9, "span": 4}, "streams is 9: from 1 to 8 fit"),
         ("adaptive-precoding", {"span": 3}, "span is 3: it must divide the 8 channel uses"),
@@ -916,6 +935,57 @@ def test_a_receiver_that_is_told_the_channels_needs_them(key, words):
     network = Network(make(key, 2), 10.0)
     heard = phy.Received(complex_normal(2, 2, 2, USES), None, torch.full((2, 1), 0.1))
     refusal(lambda: network.receive(heard), words)
+
+
+@every_network
+def test_a_state_that_does_not_fit_is_refused(key):
+    network, options = Network(make(key, 2), 10.0), {"bank": 6} if key in PRECODED else {}
+    images, state = groups(3, 2), network.draw(3)
+    sent = network.transmit(images, state=state)
+    received = network.channel(sent.symbols, state=state)
+    fewer, three = network.draw(2), Network(make(key, 3, **options), 10.0).draw(3)
+    bad = state.known.clone()
+    bad[1, 0, 1, 0, 0] = math.nan
+    for wrong, words in (
+        (fewer, "the state holds channels for 2 groups, and there are 3: give the one that 'draw(3)' returned"),
+        (three, "H has shape (3, 3, 3, 2, 2): (B, 2, 2, 2, 2) is expected"),
+        (replace(state, known=bad), "H holds a gain that is not finite"),
+        (replace(state, snr_db=state.snr_db[:2]), "snr_db of the state has shape (2,): (3,) is expected"),
+        (replace(state, snr_db=state.snr_db * math.nan), "snr_db is nan"),
+    ):
+        refusal(lambda wrong=wrong: network.transmit(images, state=wrong), words)
+        refusal(lambda wrong=wrong: network.channel(sent.symbols, state=wrong), words)
+        refusal(lambda wrong=wrong: network.receive(received, state=wrong), words)
+    for wrong, words in (
+        (replace(received, csi=bad), "H holds a gain that is not finite"),
+        (replace(received, csi=state.known[:2]), "is not of its 3 groups"),
+        (replace(received, noise_variance=received.noise_variance[:2]), "is not of its 3 groups"),
+        (replace(received, symbols=received.symbols[:, :, :1]), "symbols are torch.complex64 of shape (3, 2, 1, 8)"),
+        (replace(received, symbols=received.symbols.real), "complex (B, 2, 2, 8) is expected"),
+    ):
+        refusal(lambda wrong=wrong: network.receive(wrong, state=state), words)
+    refusal(lambda: network.channel(sent.symbols[:, :1], state=state), "symbols are torch.complex64 of shape (3, 1, 2")
+    for wrong in (groups(3, 3), images[0], images[..., :5], images.double()):
+        for call in (
+            lambda wrong=wrong: network.transmit(wrong, state=state),
+            lambda wrong=wrong: network.deliver(wrong, 5.0, seeded(0)),
+        ):
+            refusal(call, f"of shape {tuple(wrong.shape)}: torch.float32 of shape (B, 2, 1, 6, 6) is expected")
+
+
+@every_network
+def test_a_draw_that_makes_no_sense_is_refused(key):
+    network = Network(make(key, 2), 10.0)
+    refusal(lambda: network.draw(4, torch.zeros(3)), "snr_db holds 3 values for 4 images")
+    refusal(lambda: network.draw(4, math.nan), "snr_db is nan: a finite number of dB")
+    refusal(lambda: network.draw(-1), "batch is -1: a whole number of at least 0 is expected")
+
+
+@every_precoded
+def test_designs_of_another_network_are_refused(key):
+    network, other = Network(make(key, 2, streams=1), 10.0), Network(make(key, 2, streams=2), 10.0)
+    words = "the state holds precoders of shape (3, 2, 2, 2): (3, 2, 2, 1) is expected"
+    refusal(lambda: network.transmit(groups(3, 2), state=other.draw(3)), words)
 
 
 def test_what_a_user_holds_of_a_network():

@@ -56,8 +56,9 @@ class AdaptivePrecoding(Precoded):
     ) -> None:
         users, *antennas = [check_whole(name, options.get(name, 2)) for name in _SIZES]  # pyright: ignore[reportArgumentType]
         most = max(1, sum(antennas) - 1)  # users that one stream each can be aligned for
-        span = span or (1 if users <= most else SPAN)
-        super().__init__(design, streams or max(1, span * min(most, users) // users), span, **options)  # pyright: ignore[reportArgumentType]
+        span = check_whole("span", span, 0) or (1 if users <= most else SPAN)
+        streams = check_whole("streams", streams, 0) or max(1, span * min(most, users) // users)
+        super().__init__(design, streams, span, **options)  # pyright: ignore[reportArgumentType]
         self.criterion = check_name("criterion", criterion, CRITERIA)
         known = self.streams + 1 if check_flag("told", told) else 0
         self.semantic_encoder = self.make_encoder(width)

@@ -43,11 +43,6 @@ class _Learned(NetworkScheme):
         self.jsc_decoder = stacked_mlp(self.users, [heard + told, width, width])
         self.semantic_decoder = self.make_decoder(width)
 
-    @property
-    def heard_antennas(self) -> int:
-        """Antennas whose symbols a decoder is given."""
-        return self.medium.receive_antennas
-
     def transmit(self, images: Tensor, generator: torch.Generator, state: State | None = None) -> Sent:
         """Encode, for the channels in ``state`` where transmitters are told them."""
         del generator

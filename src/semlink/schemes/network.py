@@ -28,6 +28,7 @@ from semlink._errors import SemlinkError, check_name, check_positive, check_whol
 from semlink.nn import Phase
 from semlink.nn.objective import Optimiser
 from semlink.nn.stacked import NETWORKS, StackedLinear
+from semlink.phy.interference import check_gains
 from semlink.schemes.base import Carry, Design, Scheme, Sent
 from semlink.schemes.link import Link
 from semlink.schemes.task import Task
@@ -149,6 +150,11 @@ class NetworkScheme(Scheme):
         return (self.users, *self.design.task.image_shape)
 
     @property
+    def heard_antennas(self) -> int:
+        """Antennas whose symbols a receiver is given."""
+        return self.medium.receive_antennas
+
+    @property
     def csi_features(self) -> int:
         """Real numbers that hold all of H: 2 K^2 Nt Nr, which paper B feeds to its networks."""
         return 2 * self.users**2 * self.medium.transmit_antennas * self.medium.receive_antennas
@@ -169,11 +175,34 @@ class NetworkScheme(Scheme):
             snr_db: per transmit antenna, one number or one per group (B,).
             generator: the source of randomness.
             device: where the channels are needed.
+
+        Raises:
+            SemlinkError: ``batch`` is not a number of groups, or an SNR is not finite or there are neither one nor B.
         """
+        check_whole("batch", batch, 0)
+        phy.noise_variance(snr_db, batch, device)  # says what is wrong with an SNR
         level = torch.as_tensor(snr_db, dtype=torch.float32).to(device).expand(batch)
         gains = self.medium.draw(batch, generator, device)
         known = self.medium.estimate(gains, generator) if self.medium.csi_error else gains
         return State(gains, known, level)
+
+    def check_state(self, state: State, batch: int) -> None:
+        """Pass channels of ``batch`` groups of this network, and what is known of them.
+
+        Raises:
+            SemlinkError: they are of another number of groups, users or antennas, or something is not finite.
+        """
+        medium = self.medium
+        for held in (state.gains,) if state.known is state.gains else (state.gains, state.known):
+            check_gains(held, medium.users, medium.receive_antennas, medium.transmit_antennas)
+            if len(held) != batch:
+                raise SemlinkError(
+                    f"the state holds channels for {len(held)} groups, and there are {batch}: "
+                    f"give the one that 'draw({batch})' returned"
+                )
+        if state.snr_db.shape != (batch,):
+            raise SemlinkError(f"snr_db of the state has shape {tuple(state.snr_db.shape)}: ({batch},) is expected")
+        phy.noise_variance(state.snr_db, batch, state.snr_db.device)  # says what is wrong with an SNR
 
     def training_state(self, batch: int, generator: torch.Generator, device: torch.device) -> State:
         """Draw channels as :meth:`draw` does, at SNRs that are uniform over the training range."""
@@ -248,11 +277,11 @@ class NetworkScheme(Scheme):
 
     def describe(self) -> dict[str, Any]:
         """Return the channel, what it takes to know it, and the users' last weights in the loss."""
-        known = self.users * self.medium.transmit_antennas
+        told = self.told_receiver or self.feedback
         return {
             "users": self.users,
             "antennas": [self.medium.transmit_antennas, self.medium.receive_antennas],
-            "pilot_uses": known,
+            "pilot_uses": self.users * self.medium.transmit_antennas if told else 0,
             "feedback_reals": self.csi_features if self.feedback else 0,
             "user_weights": [round(float(weight), 6) for weight in self.user_weights],
         }
@@ -304,14 +333,29 @@ class Network(Link):
 
     @torch.no_grad()
     def draw(self, batch: int, snr_db: float | Tensor | None = None, generator: torch.Generator | None = None) -> State:
-        """Draw the channels of ``batch`` groups, on the device of the scheme's weights."""
+        """Draw the channels of ``batch`` groups, on the device of the scheme's weights.
+
+        Raises:
+            SemlinkError: ``batch`` is no number of groups, or an SNR is not finite or there are neither one nor B.
+        """
         device = next(self.scheme.parameters()).device
         level = self.snr_db if snr_db is None else snr_db
         return self.scheme.prepared(self.scheme.draw(batch, level, generator or self._generator, device))
 
     @torch.no_grad()
     def transmit(self, images: Tensor, generator: torch.Generator | None = None, state: State | None = None) -> Sent:
-        """Encode ``images: (B, K, C, H, W) float32 in [0, 1]`` into symbols (B, K, Nt, N), for ``state``."""
+        """Encode ``images: (B, K, C, H, W) float32 in [0, 1]`` into symbols (B, K, Nt, N), for ``state``.
+
+        Raises:
+            SemlinkError: the images are of another shape or type, or the state is missing, or not of their channels.
+        """
+        expected = self.scheme.group_shape
+        if images.ndim != 5 or images.shape[1:] != expected or images.dtype != torch.float32:
+            raise SemlinkError(
+                f"images are {images.dtype} of shape {tuple(images.shape)}: torch.float32 of shape "
+                f"(B, {', '.join(map(str, expected))}) is expected, groups by users by the shape of an image"
+            )
+        self._check(state, len(images))
         return self.scheme.transmit(images, generator or self._generator, state)
 
     def channel(
@@ -324,15 +368,31 @@ class Network(Link):
         """Carry ``symbols: (B, K, Nt, N) complex64`` over the channels of ``state``, at its SNR.
 
         Raises:
-            SemlinkError: there is no state, or an SNR is given beside it.
+            SemlinkError: there is no state, or an SNR is given beside it; or the symbols are of another shape, or the
+                state is not of their channels.
         """
         if state is None or snr_db is not None:
             raise SemlinkError("the channel of a network is drawn beforehand: give the state, and the SNR to 'draw'")
+        self._check_symbols(symbols, self.scheme.medium.transmit_antennas)
+        self._check(state, len(symbols))
         return self.scheme.carry(symbols, state, generator or self._generator)
 
     @torch.no_grad()
     def receive(self, received: phy.Received, header: Tensor | None = None, state: State | None = None) -> Tensor:
-        """Return images (B, K, C, H, W) in [0, 1], or logits (B, K, outputs)."""
+        """Return images (B, K, C, H, W) in [0, 1], or logits (B, K, outputs).
+
+        Raises:
+            SemlinkError: what was received is of another shape, or the state is missing, or not of its channels.
+        """
+        self._check_symbols(received.symbols, self.scheme.heard_antennas)
+        batch, medium = len(received.symbols), self.scheme.medium
+        self._check(state, batch)
+        if received.csi is not None:
+            check_gains(received.csi, medium.users, medium.receive_antennas, medium.transmit_antennas)
+        if len(received.noise_variance) != batch or (received.csi is not None and len(received.csi) != batch):
+            raise SemlinkError(
+                f"csi or noise_variance of what was received is not of its {batch} groups: pass it whole"
+            )
         output = self.scheme.receive(received, header, state).float()
         return output.clamp(0, 1) if self.scheme.design.task.kind == "reconstruct" else output
 
@@ -341,3 +401,17 @@ class Network(Link):
         state = self.draw(len(images), snr_db, generator)
         sent = self.transmit(images, generator, state)
         return self.receive(self.channel(sent.symbols, None, generator, state), sent.header, state)
+
+    def _check(self, state: State | None, batch: int) -> None:
+        """Pass a state of ``batch`` groups, and none: who needs it says so."""
+        if state is not None:
+            self.scheme.check_state(state, batch)
+
+    def _check_symbols(self, symbols: Tensor, antennas: int) -> None:
+        """Pass ``symbols: (B, K, antennas, N)`` complex."""
+        wanted = (self.scheme.users, antennas, self.scheme.design.channel_uses)
+        if symbols.ndim != 4 or symbols.shape[1:] != wanted or not symbols.is_complex():
+            raise SemlinkError(
+                f"symbols are {symbols.dtype} of shape {tuple(symbols.shape)}: complex (B, {wanted[0]}, {wanted[1]}, "
+                f"{wanted[2]}) is expected, groups by users by antennas by channel uses"
+            )

@@ -14,6 +14,7 @@ Source: Y. Wang et al., arXiv:2406.16878, section IV-B, equation 9, whose V_k is
 import hashlib
 from abc import abstractmethod
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,16 +48,39 @@ class Precoded(NetworkScheme):
         self, design: Design, streams: int, span: int, bank: int = 4096, **options: bool | int | float | str
     ) -> None:
         super().__init__(design, **options)  # pyright: ignore[reportArgumentType]
-        if span < 1 or design.channel_uses % span:
+        if design.channel_uses % check_whole("span", span):
             raise SemlinkError(f"span is {span}: it must divide the {design.channel_uses} channel uses")
         most = span * min(self.medium.transmit_antennas, self.medium.receive_antennas)
-        if not 1 <= streams <= most:
+        if check_whole("streams", streams) > most:
             raise SemlinkError(f"streams is {streams}: from 1 to {most} fit the antennas")
-        if bank < 1:
-            raise SemlinkError(f"bank is {bank}: at least 1 channel to train on is needed")
-        self.streams, self.span, self._bank_size = streams, span, bank
+        self.streams, self.span, self._bank_size = streams, span, check_whole("bank", bank)
         self._bank_seed, self._bank = int(torch.randint(2**62, ())), None
         self._kept: dict[bytes, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def describe(self) -> dict[str, Any]:
+        """Add the streams, and whether alignment could free them of interference: designs run where it cannot, too.
+
+        That is counted as of any channels of ``span`` times the antennas.
+        """
+        medium, span = self.medium, self.span
+        antennas = (span * medium.transmit_antennas, span * medium.receive_antennas)
+        return super().describe() | {
+            "streams": self.streams,
+            "span": span,
+            "alignment_feasible": phy.alignment_feasible(self.users, *antennas, self.streams),
+        }
+
+    def check_state(self, state: State, batch: int) -> None:
+        """Pass channels as any network does, with designs of this scheme's streams or none."""
+        super().check_state(state, batch)
+        medium = self.medium
+        for name, antennas in (("precoders", medium.transmit_antennas), ("filters", medium.receive_antennas)):
+            held, wanted = getattr(state, name), (batch, self.users, self.span * antennas, self.streams)
+            if held is not None and held.shape != wanted:
+                raise SemlinkError(
+                    f"the state holds {name} of shape {tuple(held.shape)}: {wanted} is expected; "
+                    f"give the one that this network's 'draw({batch})' returned"
+                )
 
     @property
     def reals(self) -> int:
