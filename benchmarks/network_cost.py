@@ -6,8 +6,8 @@ usage: python benchmarks/network_cost.py [K ...]        (2 3 4 5 if left out)
 Multiply-adds are of matrix products of one group of K images, all users together; the design of precoders and filters
 and the solution of the receivers' linear equations are not in them (benchmarks/transceivers.py times the former).
 Pilot uses: channel uses that K Nt orthogonal pilots take, for every block. Feedback: real numbers that receivers send
-to transmitters for every block; at b bits each it is b times as many bits. The paper feeds all of H to every network;
-"row" says where a receiver needs its own row of H alone.
+to transmitters for every block, and their bits as single precision holds them. The paper feeds all of H to every
+network; "row" says where a receiver needs its own row of H alone.
 """
 
 import sys
@@ -15,6 +15,7 @@ import sys
 import torch
 
 import semlink
+from semlink.report.bench import REAL_BITS
 
 SCHEMES = {
     "interference-free": "none",
@@ -29,7 +30,9 @@ SCHEMES = {
 
 def main(users: list[int]) -> None:
     """Print the table."""
-    print("K  scheme              parameters   multiply-adds      uses  reals sent   H at receiver  pilots  feedback")
+    print(
+        "K  scheme              parameters   multiply-adds      uses  reals sent   H at receiver  pilots  feedback    bits"
+    )
     for count in users:
         for scheme, csi in SCHEMES.items():
             link = semlink.create(scheme, data="mnist", channel_uses=16, users=count)
@@ -39,7 +42,7 @@ def main(users: list[int]) -> None:
             adds, pilots = sum(found.multiply_adds.values()), said["pilot_uses"] if csi != "none" else 0
             print(
                 f"{count}  {scheme:18}  {found.parameters['total']:10,}  {adds:14,}  {found.channel_uses:8}  {reals:10}"
-                f"  {csi:>14}  {pilots:6}  {said['feedback_reals']:8}"
+                f"  {csi:>14}  {pilots:6}  {said['feedback_reals']:8}  {REAL_BITS * said['feedback_reals']:6}"
             )
 
 
