@@ -264,6 +264,42 @@ def test_every_gain_of_the_whole_network_is_fed_to_every_decoder(key):
     assert scheme.csi_features == 2 * 9 * 4
 
 
+def test_the_neighbour_of_a_receiver_that_is_told_its_own_gains_knows_no_others():
+    scheme = make("irsc-csir", 3, local=True).eval()
+    images, state = groups(2, 3), states(scheme, 2)
+    received = scheme.carry(scheme.transmit(images, seeded(0), state).symbols, state, seeded(1))
+    heard = scheme.listen(received, state)
+    assert heard.shape == (2, 3, 2 * 2 * USES + 2 * 3 * 4)
+    for k in range(3):  # the receiver before user k
+        assert torch.equal(heard[:, k, -24:], torch.view_as_real(state.known[:, k - 1]).flatten(1))
+
+
+@every_network
+def test_the_same_channel_for_all_where_it_never_fades(key):
+    scheme = make(key, 2, fading="never")
+    gains = torch.cat([states(scheme, 3, seed=seed).gains for seed in (1, 2)])
+    assert torch.equal(gains, gains[:1].expand_as(gains))
+    scheme.prepare(groups(2, 2))
+    trained = scheme.training_state(5, seeded(3), CPU)
+    assert torch.equal(trained.gains, gains[:1].expand(5, -1, -1, -1, -1))
+    assert len(trained.snr_db.unique()) > 1
+    assert scheme.deliver(groups(5, 2), trained, seeded(4)).isfinite().all()
+
+
+@every_network
+def test_one_channel_a_batch_is_another_in_the_next(key):
+    if key in PRECODED:
+        with pytest.raises(SemlinkError, match=r"^fading is 'batch': this scheme designs for each channel of a bank"):
+            make(key, 2, fading="batch")
+        return
+    scheme, source = make(key, 2, fading="batch"), seeded(1)
+    one, other = (scheme.training_state(3, source, CPU).gains for _ in range(2))
+    assert torch.equal(one, one[:1].expand_as(one))
+    assert not torch.equal(one[0], other[0])
+    error = make(key, 2, fading="batch", csi_error=0.1).draw(3, 10.0, source, CPU)
+    assert not torch.equal(error.known[0], error.known[1])  # pilots are heard anew each time
+
+
 def test_the_bound_hears_what_was_sent_and_nobody_else():
     scheme = make("interference-free", 3).eval()
     images, one, other = groups(4, 3), states(scheme, 4, -20.0, seed=2), states(scheme, 4, 20.0, seed=3)
@@ -548,8 +584,9 @@ def test_what_is_sent_are_the_features_times_their_codes():
             assert (sent[n, k] - whole).abs().max() < 1e-5
 
 
-def test_a_receiver_needs_its_own_row_of_the_channels_only():
-    scheme = make("dispersion", 3).eval()
+@pytest.mark.parametrize(("key", "options"), [("dispersion", {}), ("irsc-csir", {"local": True})])
+def test_a_receiver_needs_its_own_row_of_the_channels_only(key, options):
+    scheme = make(key, 3, **options).eval()
     images, state = groups(4, 3), states(scheme, 4)
     with torch.no_grad():
         heard = scheme.carry(scheme.transmit(images, seeded(0)).symbols, state, seeded(1))
@@ -705,8 +742,7 @@ def test_without_what_is_ours_adaptive_precoding_is_semi_conventional():
 @pytest.mark.parametrize("users", [2, 3, 5])
 def test_designs_do_not_depend_on_what_stands_beside_them(key, users):
     scheme = make(key, users)
-    levels = torch.tensor([0.0, 10.0, 5.0]) if key == "adaptive-precoding" else 10.0  # rounds go by the highest SNR
-    drawn = scheme.draw(3, levels, seeded(1), CPU)
+    drawn = scheme.draw(3, torch.tensor([0.0, 10.0, 5.0]), seeded(1), CPU)
     together = scheme.prepared(drawn)
     for i in range(3):
         alone = scheme.prepared(drawn.of(torch.tensor([i])))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from semlink import phy
-from semlink._errors import SemlinkError
+from semlink._errors import SemlinkError, check_flag
 from semlink.nn.stacked import stacked_mlp
 from semlink.schemes.base import Design, Sent, schemes
 from semlink.schemes.network import NetworkScheme, State, reals_of
@@ -37,33 +37,38 @@ class _Learned(NetworkScheme):
         medium, uses = self.medium, design.channel_uses
         sent, heard = 2 * medium.transmit_antennas * uses, 2 * self.heard_antennas * uses
         fused = [width + self.csi_features, width] if self.feedback else [width]
+        told = self.told_features if self.told_receiver else 0
         self.semantic_encoder = self.make_encoder(width)
         self.jsc_encoder = stacked_mlp(self.users, [*fused, sent])
-        told = self.csi_features if self.told_receiver else 0
         self.jsc_decoder = stacked_mlp(self.users, [heard + told, width, width])
         self.semantic_decoder = self.make_decoder(width)
+
+    @property
+    def told_features(self) -> int:
+        """Real numbers that each receiver is told."""
+        return self.csi_features
 
     def transmit(self, images: Tensor, generator: torch.Generator, state: State | None = None) -> Sent:
         """Encode, for the channels in ``state`` where transmitters are told them."""
         del generator
         features = self.semantic_encoder(images)
         if self.feedback:
-            features = torch.cat([features, self._csi(state)], 2)
+            features = torch.cat([features, self.csi_of(_present(state))], 2)
         reals = self.jsc_encoder(features).float()
         return Sent(to_block(reals, self.medium.transmit_antennas))
 
     def receive(self, received: phy.Received, header: Tensor | None = None, state: State | None = None) -> Tensor:
-        """Decode, with all of H where receivers are told it."""
+        """Decode, with what receivers are told of H."""
         heard = reals_of(received.symbols)
         if self.told_receiver:
-            heard = torch.cat([heard, self._csi(state)], 2)
+            heard = torch.cat([heard, self.csi_of(_present(state))], 2)
         return self.semantic_decoder(self.jsc_decoder(heard).relu())
 
-    def _csi(self, state: State | None) -> Tensor:
-        """Return all of H for each user: (B, K, 2 K^2 Nt Nr) float32."""
-        if state is None:
-            raise SemlinkError("this scheme works with the channels: give the state that 'draw' returned")
-        return torch.view_as_real(state.known).flatten(1)[:, None].expand(-1, self.users, -1)
+
+def _present(state: State | None) -> State:
+    if state is None:
+        raise SemlinkError("this scheme works with the channels: give the state that 'draw' returned")
+    return state
 
 
 def to_block(reals: Tensor, antennas: int) -> Tensor:
@@ -78,9 +83,30 @@ class CSIFree(_Learned):
 
 @schemes.register("irsc-csir")
 class IRSCCSIR(_Learned):
-    """Receivers are told the channels."""
+    """Receivers are told the channels.
+
+    Args:
+        local: whether each is told the gains to itself alone, which it can measure; paper B tells it all of H.
+        width: features between the layers.
+        options: as NetworkScheme.
+    """
 
     told_receiver = True
+
+    def __init__(
+        self, design: Design, local: bool = False, width: int = 256, **options: bool | int | float | str
+    ) -> None:
+        self.local = check_flag("local", local)
+        super().__init__(design, width, **options)
+
+    @property
+    def told_features(self) -> int:
+        """Real numbers that each receiver is told: 2 K^2 Nt Nr, or those of its own K channels."""
+        return self.csi_features // self.users if self.local else self.csi_features
+
+    def csi_of(self, state: State) -> Tensor:
+        """Return all of H for each receiver, or the gains to itself: (B, K, told_features) float32."""
+        return torch.view_as_real(phy.local_csi(state.known)).flatten(2) if self.local else super().csi_of(state)
 
 
 @schemes.register("irsc-csitr")

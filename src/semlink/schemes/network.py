@@ -34,6 +34,7 @@ from semlink.schemes.link import Link
 from semlink.schemes.task import Task
 
 FAIRNESS = ("epoch", "step", "off")
+FADING = ("image", "batch", "never")
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ class NetworkScheme(Scheme):
         snr_high_db: its other end.
         fairness: how often the users' weights in the loss follow their losses: epoch, step, or off.
         networks: kind of the semantic encoders and decoders: fully-connected or convolutional.
+        fading: how often H is drawn anew: for each image, each batch, or never; paper B does not say. Networks that
+            meet one H in training and test learn it by heart.
         learning_rate: of Adam, in training; default that of paper B, section IV.
 
     Raises:
@@ -113,6 +116,7 @@ class NetworkScheme(Scheme):
         snr_high_db: float = 20.0,
         fairness: str = "epoch",
         networks: str = "fully-connected",
+        fading: str = "image",
         learning_rate: float = 1e-3,
     ) -> None:
         super().__init__(design)
@@ -124,6 +128,7 @@ class NetworkScheme(Scheme):
             )
         self.snr_range_db = (snr_low_db, snr_high_db)
         self.fairness = check_name("fairness", fairness, FAIRNESS)
+        self.fading = check_name("fading", fading, FADING)
         check_positive("learning_rate", learning_rate)  # the trainer's
         self.networks = NETWORKS[check_name("networks", networks, NETWORKS)]
         self.register_buffer("user_weights", torch.full((users,), 1 / users))
@@ -182,7 +187,11 @@ class NetworkScheme(Scheme):
         check_whole("batch", batch, 0)
         phy.noise_variance(snr_db, batch, device)  # says what is wrong with an SNR
         level = torch.as_tensor(snr_db, dtype=torch.float32).to(device).expand(batch)
-        gains = self.medium.draw(batch, generator, device)
+        if self.fading == "image":
+            gains = self.medium.draw(batch, generator, device)
+        else:
+            source = generator if self.fading == "batch" else torch.Generator().manual_seed(0)
+            gains = self.medium.draw(1, source, device).expand(batch, -1, -1, -1, -1)
         known = self.medium.estimate(gains, generator) if self.medium.csi_error else gains
         return State(gains, known, level)
 
@@ -247,8 +256,11 @@ class NetworkScheme(Scheme):
         heard = reals_of(received.symbols).roll(1, 1)
         if not self.told_receiver or without_own:
             return heard
-        csi = torch.view_as_real(state.known).flatten(1)[:, None].expand(-1, self.users, -1)
-        return torch.cat([heard, csi], 2)
+        return torch.cat([heard, self.csi_of(state).roll(1, 1)], 2)
+
+    def csi_of(self, state: State) -> Tensor:
+        """Return what each receiver is told of the channels, as reals: all of H, (B, K, 2 K^2 Nt Nr) float32."""
+        return torch.view_as_real(state.known).flatten(1)[:, None].expand(-1, self.users, -1)
 
     def user_losses_of(self, output: Tensor, images: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
         """Return the loss of each user, (K,)."""

@@ -48,6 +48,8 @@ class Precoded(NetworkScheme):
         self, design: Design, streams: int, span: int, bank: int = 4096, **options: bool | int | float | str
     ) -> None:
         super().__init__(design, **options)  # pyright: ignore[reportArgumentType]
+        if self.fading == "batch":
+            raise SemlinkError("fading is 'batch': this scheme designs for each channel of a bank; take image or never")
         if design.channel_uses % check_whole("span", span):
             raise SemlinkError(f"span is {span}: it must divide the {design.channel_uses} channel uses")
         most = span * min(self.medium.transmit_antennas, self.medium.receive_antennas)
