@@ -31,7 +31,7 @@ SCHEMES = {
 def main(users: list[int]) -> None:
     """Print the table."""
     print(
-        "K  scheme              parameters   multiply-adds      uses  reals sent   H at receiver  pilots  feedback    bits"
+        "K  scheme              parameters   multiply-adds      uses  reals sent  H at receivers  pilots   reals   bits"
     )
     for count in users:
         for scheme, csi in SCHEMES.items():
@@ -42,7 +42,7 @@ def main(users: list[int]) -> None:
             adds, pilots = sum(found.multiply_adds.values()), said["pilot_uses"] if csi != "none" else 0
             print(
                 f"{count}  {scheme:18}  {found.parameters['total']:10,}  {adds:14,}  {found.channel_uses:8}  {reals:10}"
-                f"  {csi:>14}  {pilots:6}  {said['feedback_reals']:8}  {REAL_BITS * said['feedback_reals']:6}"
+                f"  {csi:>14}  {pilots:6}  {said['feedback_reals']:6}  {REAL_BITS * said['feedback_reals']:5}"
             )
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The first and the last step of a bench: images are described before anything is made of them, figures are cells."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -193,6 +194,24 @@ def test_figures_show_the_rows_of_the_record(small, tmp_path, drawn):
         lines = [line.get_ydata() for line in learns.axes[0].lines if len(line.get_ydata()) == 2]
         assert any(list(each) == [level, level] for each in lines)
     assert "mean image" not in {text.get_text() for text in accuracy.axes[0].texts}
+
+
+def test_beside_a_figure_of_ssim_stands_that_of_equation_8_where_it_was_measured(small, tmp_path, drawn):
+    def named(metric):
+        held = [row for row in small.record.rows if row.metric == "accuracy"]
+        return [row.model_copy(update={"metric": metric}) for row in held]
+
+    other = small.copy(tmp_path / "store")
+    accuracy = figures_of(small.graph)[0]
+    cell = dataclasses.replace(accuracy, spec=accuracy.spec | {"metric": "ssim"})
+    graph = Graph(small.graph.recipe, [cell])
+    alone = results.draw(graph, other.store, small.record.model_copy(update={"rows": named("ssim")}))
+    assert [path.name for path in alone] == ["accuracy.png", "accuracy.pdf"]
+    rows = [*named("ssim"), *named("ssim_global")]
+    paths = results.draw(graph, other.store, small.record.model_copy(update={"rows": rows}))
+    assert [path.stem for path in paths] == ["accuracy"] * 2 + ["accuracy-by-equation-8"] * 2
+    assert drawn[0].axes[0].get_ylabel() == "SSIM over the whole image"
+    assert "unfinished" not in drawn[0].axes[0].get_title()
 
 
 def test_a_title_that_changes_draws_one_figure_anew_and_does_nothing_else(small, tmp_path):

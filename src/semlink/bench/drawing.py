@@ -86,6 +86,15 @@ def _over_metric(spec: dict[str, Any], found: Sequence[Row]) -> list[Curve]:
     return drawn
 
 
+def by_equation_8(spec: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the figure beside one of SSIM that shows SSIM over the whole image, as paper B has it; None of others."""
+    base, dot, part = spec["metric"].partition(".")
+    if base != "ssim":
+        return None
+    named = {"name": f"{spec['name']} by equation 8", "title": f"{spec['title']}: SSIM by equation 8 of paper B"}
+    return spec | named | {"metric": f"ssim_global{dot}{part}"}
+
+
 def draw(path: Path, spec: dict[str, Any], found: Sequence[Row], remark: str = "") -> None:
     """Draw a figure to ``path``, whose suffix says the format, with ``remark`` below its title.
 

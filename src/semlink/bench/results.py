@@ -2,6 +2,7 @@
 """What a bench found: every number with its interval, from the records in the store, and what is missing."""
 
 import contextlib
+import itertools
 import shutil
 import statistics
 from collections.abc import Iterable
@@ -465,7 +466,7 @@ def draw(graph: Graph, store: Store, found: BenchRecord) -> list[Path]:
     """Put the figures of a bench beside its record and return their paths, PNG before PDF.
 
     A figure whose cell is done is copied. Of another those links are drawn that are there, and it says so; one that
-    could not be drawn though all of them are is left out.
+    could not be drawn though all of them are is left out. Beside SSIM stands that of equation 8, where it was measured.
     """
     folder, paths = folder_of(graph.recipe, store), list[Path]()
     for cell in graph.cells:
@@ -475,13 +476,16 @@ def draw(graph: Graph, store: Store, found: BenchRecord) -> list[Path]:
         there = sum(store.state(name) == "done" for name in of)
         if not done and (there == len(of) or not drawing.curves(cell.spec, found.rows)):
             continue
-        for name in drawing.FILES:
-            path = folder / f"{cell.spec['name'].replace(' ', '-')}{Path(name).suffix}"
-            if done:
+        unfinished = "" if there == len(of) else f"unfinished: {there} of {len(of)} measurements are there"
+        other = drawing.by_equation_8(cell.spec)
+        specs = [cell.spec, *([other] if other and drawing.curves(other, found.rows) else [])]
+        for spec, name in itertools.product(specs, drawing.FILES):
+            path = folder / f"{spec['name'].replace(' ', '-')}{Path(name).suffix}"
+            if done and spec is cell.spec:
                 with atomic_path(path) as part:
                     shutil.copyfile(store.folder(cell.name) / name, part)
             else:
-                drawing.draw(path, cell.spec, found.rows, f"unfinished: {there} of {len(of)} measurements are there")
+                drawing.draw(path, spec, found.rows, unfinished)
             paths.append(path)
     return paths
 
