@@ -3,10 +3,12 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
+from semlink.bench import pictures
 from semlink.bench.board import duration
 from semlink.bench.compare import Changed, Compared, Comparison
-from semlink.bench.drawing import baselines, called, methods, title
+from semlink.bench.drawing import baselines, by_equation_8, called, methods, title
 from semlink.bench.estimate import Cost
 from semlink.bench.graph import Graph
 from semlink.bench.record import Measurement
@@ -311,6 +313,17 @@ def _trained(found: BenchRecord) -> list[str]:
 
 def _seeds(seeds: list[str]) -> str:
     return f", seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" if seeds else ""
+
+
+def figures_in(folder: Path, found: BenchRecord) -> list[tuple[Path, str]]:
+    """Return the figures of a bench in ``folder``, each with its title: the recipe's, those by equation 8, the rest."""
+    figures = found.recipe.get("figures", {})
+    specs = [said | {"name": name, "title": said.get("title") or name} for name, said in figures.items()]
+    others = [{"name": Path(pictures.FILE).stem, "title": "The first test images and what became of them"}]
+    named = [*specs, *filter(None, map(by_equation_8, specs)), *others]
+    titles = {spec["name"].replace(" ", "-"): spec["title"] for spec in named}
+    paths = sorted(folder.glob("*.png"), key=lambda path: ([*titles, path.stem].index(path.stem), path.stem))
+    return [(path, titles.get(path.stem, path.stem.replace("-", " "))) for path in paths]
 
 
 def origin(found: BenchRecord) -> str:

@@ -20,7 +20,7 @@ from semlink.bench.pictures import Pictures
 from semlink.bench.results import BenchRecord
 from semlink.metrics import psnr_db
 from semlink.report import claims
-from semlink.report.bench import legend, origin, remarks, tables
+from semlink.report.bench import figures_in, legend, origin, remarks, tables
 from semlink.report.figures import strip_uri
 from semlink.report.template import render
 
@@ -139,13 +139,10 @@ def _figures(found: BenchRecord, folder: Path, seen: Sequence[Pictures]) -> Iter
 
     That of the test images is left out of a page on which they are ``seen`` anyway.
     """
-    titles = {
-        name.replace(" ", "-"): said.get("title") or name for name, said in found.recipe.get("figures", {}).items()
-    } | {Path(pictures.FILE).stem: "The first test images and what became of them"}
-    for path in sorted(folder.glob("*.png"), key=lambda path: ([*titles, path.stem].index(path.stem), path.stem)):
+    for path, title in figures_in(folder, found):
         if seen and path.name == pictures.FILE:
             continue
-        yield titles.get(path.stem, path.stem), f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+        yield title, f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _pictures(found: BenchRecord, folder: Path, out: Path) -> tuple[list[Pictures], str]:

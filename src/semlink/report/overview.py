@@ -8,7 +8,7 @@ from pathlib import Path
 
 from semlink.bench import record
 from semlink.bench.results import BenchRecord
-from semlink.report.bench import costs_of, numbers_of, origin, remarks
+from semlink.report.bench import costs_of, figures_in, numbers_of, origin, remarks
 
 _HEAD = """# Results
 
@@ -56,10 +56,8 @@ def _section(title: str, where: Path, found: BenchRecord, base: Path) -> str:
     _, *made = origin(found).split("; ")
     lines = ["", f'<a id="{_anchor(found)}"></a>', "", f"## {title}", ""]
     lines += [f"`semlink bench {found.name}{variant}` · [record]({here}/record.json) · {'; '.join(made)}"]
-    titles = {name.replace(" ", "-"): said.get("title") or name for name, said in found.recipe["figures"].items()}
-    titles["test_images"] = "The first test images and what became of them"
-    for path in sorted(where.glob("*.png"), key=lambda path: ([*titles, path.stem].index(path.stem), path.stem)):
-        lines += ["", f"![{titles.get(path.stem, path.stem.replace('-', ' '))}]({here}/{path.name})"]
+    for path, title in figures_in(where, found):
+        lines += ["", f"![{title}]({here}/{path.name})"]
     for table in _tables(found):
         lines += ["", *_piped(table)]
     lines += ["", *(f"- {each.strip()}" for each in remarks(found) if not each.startswith("of an image no attack"))]
