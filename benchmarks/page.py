@@ -13,7 +13,9 @@ def markdown() -> str:
     """Return the page."""
     speed, growth = (json.loads((FOLDER / name).read_text()) for name in ("cpu.json", "growth.json"))
     logs = {side: json.loads((FOLDER / f"time-to-90-{side}.json").read_text()) for side in ("semlink", "plain")}
-    return "\n".join(["# Speed", "", *_table(speed), *_goal(speed, logs), *_growth(growth), *_memory(growth)])
+    others = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("cpu-*.json"))]
+    tables = [*_table(speed), *(line for other in others for line in _other(other))]
+    return "\n".join(["# Speed", "", *tables, *_goal(speed, logs), *_growth(growth), *_memory(growth)])
 
 
 def _machine(said: dict[str, Any]) -> str:
@@ -22,15 +24,6 @@ def _machine(said: dict[str, Any]) -> str:
 
 
 def _table(speed: dict[str, Any]) -> list[str]:
-    rows = []
-    for row in (row for part in speed["parts"].values() for row in part):
-        ours, theirs = (1000 * row["seconds"][name] for name in ("semlink", row["peer"]))
-        target = "–" if row["target"] is None else f"{row['target']:.1f}"
-        missed = row["target"] is not None and row["ratio"] < row["target"]
-        ratio = f"{row['ratio']:.1f}" + (" (missed)" if missed else "")
-        rows.append(
-            f"| {row['work']} | {row['threads']} | {ours:,.1f} | {theirs:,.1f} | {row['peer']} | {ratio} | {target} |"
-        )
     versions = ", ".join(f"{name} {version}" for name, version in speed["libraries"].items() if name != "torch")
     return [
         "`make bench-speed` times Semlink and its peers in turn, in one run, on the same work, and holds the results",
@@ -38,14 +31,33 @@ def _table(speed: dict[str, Any]) -> list[str]:
         "",
         f"{_machine(speed['machine'])}; {versions}.",
         "",
-        "| work | threads | Semlink, ms | best peer, ms | peer | times as fast | at least |",
-        "|---|--:|--:|--:|---|--:|--:|",
-        *rows,
+        *_rows(speed),
         "",
         "AWGN, Rayleigh and interference: either side spends most of its time in torch's generator, on as many normal",
         "numbers, which bounds what the rest can bring. One of our own would have to be compiled, in about 0.7 s; an",
         "evaluation over 5 SNRs x 10 draws of 10,000 images of 64 symbols spends 0.2 s on its noise.",
         "",
+    ]
+
+
+def _other(speed: dict[str, Any]) -> list[str]:
+    return [f"Later, on another machine: {_machine(speed['machine'])}.", "", *_rows(speed), ""]
+
+
+def _rows(speed: dict[str, Any]) -> list[str]:
+    rows = []
+    for row in (row for part in speed["parts"].values() for row in part):
+        ours, theirs = (1000 * row["seconds"][name] for name in ("semlink", row["peer"]))
+        target = "–" if row["target"] is None else f"{row['target']:.1f}"
+        missed = row["target"] is not None and row["ratio"] < row["target"]
+        ratio = f"{row['ratio']:.{1 if row['ratio'] >= 10 else 2}f}" + (" (missed)" if missed else "")
+        rows.append(
+            f"| {row['work']} | {row['threads']} | {ours:,.1f} | {theirs:,.1f} | {row['peer']} | {ratio} | {target} |"
+        )
+    return [
+        "| work | threads | Semlink, ms | best peer, ms | peer | times as fast | at least |",
+        "|---|--:|--:|--:|---|--:|--:|",
+        *rows,
     ]
 
 
