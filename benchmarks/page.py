@@ -41,7 +41,10 @@ def _table(speed: dict[str, Any]) -> list[str]:
 
 
 def _other(speed: dict[str, Any]) -> list[str]:
-    return [f"Later, on another machine: {_machine(speed['machine'])}.", "", *_rows(speed), ""]
+    said = (
+        "Rows whose code changed since, measured again on another machine; of three runs the one of median last ratio"
+    )
+    return [f"{said}. {_machine(speed['machine'])}.", "", *_rows(speed), ""]
 
 
 def _rows(speed: dict[str, Any]) -> list[str]:
