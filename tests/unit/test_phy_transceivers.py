@@ -243,6 +243,8 @@ def test_other_bad_input_is_refused():
         minimise_sum_mse(H, 10.0, start=V[:1])
     with pytest.raises(SemlinkError, match=r"^U has shape"):
         minmax.optimal_precoders(H, torch.zeros(3, 2, 1, 1, dtype=torch.complex64), 10.0)
+    with pytest.raises(SemlinkError, match=r"^U holds a number that is not finite"):
+        minmax.optimal_precoders(H, torch.full((3, 2, 2, 1), torch.nan, dtype=torch.complex64), 10.0)
 
 
 # One user, where all good designs agree

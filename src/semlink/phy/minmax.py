@@ -22,10 +22,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from semlink._errors import SemlinkError, check_whole
+from semlink._errors import check_whole
 from semlink.phy import native
 from semlink.phy.transceivers import (
     Transceivers,
+    check_matrices,
     finish,
     mmse_filters,
     prepare,
@@ -135,9 +136,8 @@ def optimal_precoders(H: Tensor, U: Tensor, snr_db: float | Tensor) -> tuple[Ten
     Raises:
         SemlinkError: H, U or an SNR is not as said.
     """
-    if U.ndim != 4 or U.shape[:3] != H.shape[:2] + H.shape[3:4]:
-        raise SemlinkError(f"U has shape {tuple(U.shape)}: {(*H.shape[:2], H.shape[3], 'd')} is expected, as H is")
-    H, n0 = prepare(H.detach(), snr_db, U.shape[3])
+    H, n0 = prepare(H.detach(), snr_db, U.shape[-1])
+    check_matrices("U", U, (len(H), H.shape[1], H.shape[3], None))
     filters = _last(U.detach().to(H.dtype))
     silence = torch.zeros(H.shape[4], *filters.shape[1:], dtype=filters.dtype, device=H.device)
     V, _, gap, _ = _run(_last(H), n0, silence, filters, _held(RESETTLING))
