@@ -17,6 +17,7 @@ from torch import Tensor
 
 from semlink._errors import SemlinkError, check_name
 from semlink._registry import Registry
+from semlink.phy.normals import normals
 
 Block = Literal["image", "symbol"]
 MAX_DB = 300  # N0 must stay a normal float32, from 1e-30 to 1e30
@@ -48,12 +49,11 @@ def noise(shape: tuple[int, ...], variance: float | Tensor, generator: torch.Gen
         generator: the source of randomness.
         device: where the noise is needed.
     """
-    rails = torch.empty(*shape, 2, device=generator.device, dtype=torch.float32)
     if isinstance(variance, Tensor):
         # Scaled as reals: a product of complex by real numbers is one of complex by complex ones.
-        rails = rails.normal_(generator=generator).to(device).mul_((variance / 2).sqrt().unsqueeze(-1))
+        rails = normals((*shape, 2), 1.0, generator).to(device).mul_((variance / 2).sqrt().unsqueeze(-1))
     else:
-        rails = rails.normal_(0, math.sqrt(variance / 2), generator=generator).to(device)  # scaled as it is drawn
+        rails = normals((*shape, 2), math.sqrt(variance / 2), generator).to(device)  # scaled as it is drawn
     return torch.view_as_complex(rails)
 
 
