@@ -5,8 +5,11 @@ All are differentiable and computed in float32, whatever autocast says. That val
 decoder in training may leave the range.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from semlink._errors import SemlinkError, check_name
 
@@ -30,8 +33,8 @@ def mse(x: Tensor, y: Tensor) -> Tensor:
     Raises:
         SemlinkError: the shapes differ, are not (B, C, H, W), or the values are integers.
     """
-    x, y = pair(x, y)
-    return (x - y).square().mean((1, 2, 3))
+    chunks = _chunks(*pair(x, y))
+    return torch.cat([mse_loss(a, b, reduction="none").mean((1, 2, 3)) for a, b in chunks])
 
 
 def psnr_db(x: Tensor, y: Tensor) -> Tensor:
@@ -74,7 +77,7 @@ def ssim(x: Tensor, y: Tensor, variant: str = "wang2004") -> Tensor:
     """
     check_name("SSIM variant", variant, SSIM_VARIANTS)
     x, y = pair(x, y)
-    _, channels, height, width = x.shape
+    height, width = x.shape[2:]
     down, across = _window(variant, height), _window(variant, width)
     if height < len(down) or width < len(across):
         raise SemlinkError(
@@ -83,11 +86,9 @@ def ssim(x: Tensor, y: Tensor, variant: str = "wang2004") -> Tensor:
         )
     size = len(down) * len(across)
     unbias = size / (size - 1) if variant == "skimage" else 1.0
-    step = max(1, _CHUNK // (channels * height * width))
     with torch.autocast(x.device.type, enabled=False):
         rows, columns = _bands(down, height).to(x.device), _bands(across, width).to(x.device).T
-        values = [_ssim(a, b, rows, columns, unbias) for a, b in zip(x.split(step), y.split(step), strict=True)]
-    return torch.cat(values)
+        return torch.cat([_ssim(a, b, rows, columns, unbias) for a, b in _chunks(x, y)])
 
 
 def pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,6 +103,12 @@ def pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         if not image.is_floating_point():
             raise SemlinkError(f"images are {image.dtype}: floating values in [0, 1] are expected; divide bytes by 255")
     return x.float(), y.float()
+
+
+def _chunks(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return the pairs, a few whole images at a time."""
+    step = max(1, _CHUNK // x[0].numel())
+    return zip(x.split(step), y.split(step), strict=True)
 
 
 def _window(variant: str, size: int) -> Tensor:
