@@ -144,3 +144,17 @@ def test_seeded_streams_repeat_and_are_unrelated():
     correlation = torch.corrcoef(torch.stack(streams)) - torch.eye(5)
     assert correlation.abs().max() < 5 / 20_000**0.5
     assert seeded(-7, "noise").initial_seed() >= 0
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation(1, flip=True)])
+@pytest.mark.parametrize("users", [1, 3])
+def test_batches_are_put_together_on_the_device_that_holds_the_images(augmentation, users):
+    # The meta device stands for any other: an operation that mixes its tensors with the processor's fails.
+    batches = Batches([numbered(24)] * users, 8, augmentation, seed=2)
+    here = list(batches.epoch(1, "s"))
+    batches.to("meta")
+    there = list(batches.epoch(1, "s"))
+    assert len(here) == len(there) == 3
+    for (images, targets), others in zip(here, there, strict=True):
+        assert [(x.shape, x.dtype) for x in others] == [(images.shape, images.dtype), (targets.shape, targets.dtype)]
+        assert {x.device.type for x in others} == {"meta"}

@@ -180,14 +180,13 @@ def fit(
     users = sets.attacker.members()
     augmentation = sets.augmentation if len(users) == 1 else None  # as the network itself was trained
     batches = Batches(users, schedule.batch_size, augmentation, plan.seed)
-    fabric = make_fabric(device, plan.precision)
+    fabric, held_out = make_fabric(device, plan.precision), sets.attacker_validation.to(device)
 
     @torch.no_grad()
     def validate() -> dict[str, float]:
         noise, sums, seen = seeded(plan.seed, "attacker validation", device=device), {}, 0
-        for indices in torch.arange(len(sets.attacker_validation)).split(BATCH):
-            images, targets = sets.attacker_validation.batch(indices)
-            for key, value in eve(images.to(device), targets.to(device), noise).items():
+        for indices in torch.arange(len(held_out)).split(BATCH):
+            for key, value in eve(*held_out.batch(indices), noise).items():
                 sums[key] = sums.get(key, 0.0) + float(value) * len(indices)
             seen += len(indices)
         return {key: round(total / seen, 6) for key, total in sums.items()}

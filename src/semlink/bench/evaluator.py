@@ -105,8 +105,9 @@ def measure(
     link: Link, test: ImageSet, grid: Sequence[float], draws: int, seed: int, device: torch.device
 ) -> tuple[Tensor, dict[float, dict[str, Tensor]]]:
     """Return symbols that were sent, a row an image, and for each SNR of the grid per-image values by metric."""
+    test = test.to(device)
     if isinstance(link, Network):
-        return _together(link, test, grid, draws, seed, device)
+        return _together(link, test, grid, draws, seed)
     sent = encode(link, test, seeded(seed, "nonces", device=device), device)
     return sent.symbols, values(link, sent, test, grid, draws, seed, device)
 
@@ -119,19 +120,19 @@ def values(
 
     A transmitter that adapts to the SNR is told it, and encodes the images for it.
     """
-    found = {}
+    test, found = test.to(device), {}
     for snr_db in grid:
         if link.scheme.adapt(snr_db):
             sent = encode(link, test, seeded(seed, "nonces", device=device), device)
         noise = seeded(seed, "test noise", snr_db, device=device)
-        rows = [_receive(link, sent, test, snr_db, noise, device) for _ in range(draws)]
+        rows = [_receive(link, sent, test, snr_db, noise) for _ in range(draws)]
         found[snr_db] = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     return found
 
 
 @torch.no_grad()
 def _together(
-    link: Network, test: ImageSet, grid: Sequence[float], draws: int, seed: int, device: torch.device
+    link: Network, test: ImageSet, grid: Sequence[float], draws: int, seed: int
 ) -> tuple[Tensor, dict[float, dict[str, Tensor]]]:
     """Send groups of images by all users at once, each over channels of its own.
 
@@ -141,14 +142,14 @@ def _together(
         The symbols of every antenna at the last SNR and draw, (n, K Nt N), and for each SNR per-group values by metric,
         (draws, n): the mean over users, and each user's as METRIC.NUMBER.
     """
-    found: dict[float, dict[str, Tensor]] = {}
+    found, device = dict[float, dict[str, Tensor]](), test.images.device
     sent: list[Tensor] = []
     for snr_db in grid:
         rows: list[dict[str, Tensor]] = []
         for draw in range(draws):
             sent, parts = [], list[dict[str, Tensor]]()
             for number, indices in enumerate(torch.arange(len(test)).split(BATCH)):
-                images, targets = (each.to(device) for each in test.batch(indices))
+                images, targets = test.batch(indices)
                 state = link.draw(len(images), snr_db, seeded(seed, "gains", snr_db, draw, number, device=device))
                 noise = seeded(seed, "test noise", snr_db, draw, number, device=device)
                 symbols = link.transmit(images, seeded(seed, "nonces", draw, number, device=device), state)
@@ -181,9 +182,7 @@ def _each_user(task: Task, output: Tensor, images: Tensor, targets: Tensor) -> d
     return found
 
 
-def _receive(
-    link: Link, sent: Sent, test: ImageSet, snr_db: float, noise: torch.Generator, device: torch.device
-) -> dict[str, Tensor]:
+def _receive(link: Link, sent: Sent, test: ImageSet, snr_db: float, noise: torch.Generator) -> dict[str, Tensor]:
     """One noise draw of the whole test set: per-image values by metric."""
     rows: dict[str, list[Tensor]] = {}
     kind = link.scheme.design.task.kind
@@ -191,7 +190,6 @@ def _receive(
         these = part(sent, indices)
         output = link.receive(link.channel(these.symbols, snr_db, noise), these.header)
         images, targets = test.batch(indices)
-        images, targets = images.to(device), targets.to(device)
         if kind == "reconstruct":
             found = {"psnr_db": psnr_db(output, images), "ssim": ssim(output, images)}
         else:

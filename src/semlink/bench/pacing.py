@@ -49,10 +49,11 @@ def epoch_seconds(
     batches, noise = Batches([sets.attacker], schedule.batch_size, sets.augmentation, 0), seeded(0, device=device)
     mixed, seconds = torch.autocast(device.type, torch.bfloat16, precision == "bf16"), list[float]()
     model.to(device).train()
+    batches.to(device)
     for (images, targets), _ in zip(batches.epoch(0, "pace"), range(_STEPS), strict=False):
         begun = time.perf_counter()
         with mixed:
-            loss = model(images.to(device), targets.to(device), noise)["loss"]
+            loss = model(images, targets, noise)["loss"]
         loss.backward()
         _wait(device)
         seconds.append(time.perf_counter() - begun)

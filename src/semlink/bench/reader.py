@@ -190,14 +190,13 @@ def fit(
         The history, a row an epoch.
     """
     reader.encoder.whitening.measure(sets.attacker.batch(torch.arange(min(len(sets.attacker), 5000)))[0])
-    held_out = sets.attacker_validation
+    held_out = sets.attacker_validation.to(device)
 
     @torch.no_grad()
     def validate() -> dict[str, float]:
         unused, total = torch.Generator(), 0.0
         for indices in torch.arange(len(held_out)).split(_BATCH):
-            images, targets = held_out.batch(indices)
-            total += float(reader(images.to(device), targets.to(device), unused)["loss"]) * len(indices)
+            total += float(reader(*held_out.batch(indices), unused)["loss"]) * len(indices)
         return {"loss": round(total / len(held_out), 6)}
 
     training = Fit(

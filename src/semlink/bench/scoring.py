@@ -29,7 +29,8 @@ def score(task: Task, output: Tensor, images: Tensor, targets: Tensor) -> Tensor
 @torch.no_grad()
 def encode(link: Link, images: ImageSet, generator: torch.Generator, device: torch.device) -> Sent:
     """Send every image of a set once; the symbols stay on ``device``, for any number of SNRs and noise draws."""
-    parts = [link.transmit(images.batch(i)[0].to(device), generator) for i in torch.arange(len(images)).split(BATCH)]
+    images = images.to(device)
+    parts = [link.transmit(images.batch(i)[0], generator) for i in torch.arange(len(images)).split(BATCH)]
     headers = [part.header for part in parts if part.header is not None]
     return Sent(
         torch.cat([part.symbols for part in parts]), parts[0].payload_bits, torch.cat(headers) if headers else None

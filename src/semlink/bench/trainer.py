@@ -217,12 +217,10 @@ def _give_key(link: Link, recipe: record.Recipe, folder: Path, key: Key | None) 
 @torch.no_grad()
 def _validate(link: Link, images: ImageSet, device: torch.device) -> dict[str, float]:
     """Return the mean utility on ``images`` through the channel, the same noise each time."""
-    noise, scores = seeded(0, "validation", device=device), []
+    images, noise, scores = images.to(device), seeded(0, "validation", device=device), []
     for indices in torch.arange(len(images)).split(500):
         batch, targets = images.batch(indices)
-        batch = batch.to(device)
-        output = link.deliver(batch, link.snr_db, noise)
-        scores.append(score(link.scheme.design.task, output, batch, targets.to(device)))
+        scores.append(score(link.scheme.design.task, link.deliver(batch, link.snr_db, noise), batch, targets))
     name = {"classify": "accuracy", "attributes": "accuracy", "reconstruct": "psnr_db"}[link.scheme.design.task.kind]
     return {name: round(float(torch.cat(scores).mean()), 6)}
 

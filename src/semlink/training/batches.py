@@ -48,7 +48,7 @@ class Batches:
         world: int = 1,
     ) -> None:
         smallest = min(len(user) for user in users)
-        self.users, self.augmentation, self.seed = users, augmentation, seed
+        self.users, self.augmentation, self.seed = list(users), augmentation, seed
         self.batch_size = min(batch_size, smallest) // world * world
         self.rank, self.world = rank, world
         if not self.batch_size:
@@ -57,6 +57,10 @@ class Batches:
             )
         self.rounds = smallest // self.batch_size
         self._mirrored = [torch.rand(len(u), generator=seeded(seed, "mirror", k)) < 0.5 for k, u in enumerate(users)]
+
+    def to(self, device: torch.device | str) -> None:
+        """Hold the images on ``device``, where batches are put together and augmented from now on."""
+        self.users = [user.to(device) for user in self.users]
 
     def epoch(self, epoch: int, stream: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield ``rounds`` batches of epoch ``epoch``; each ``stream`` has an order of its own."""

@@ -127,6 +127,7 @@ class Fit:
             with self._alone(phase):  # DDP awaits a gradient of everything that may have one when a module is set up
                 players.append(_Player(phase, fabric))
         self.model.to(fabric.device)
+        self.batches.to(fabric.device)
         history, best = self._restore(players, fabric)
         started, begun_at = time.perf_counter(), len(history)
 
@@ -267,14 +268,13 @@ class _Player:
         self.module = fabric.setup_module(phase.module)
         optimiser = fabric.setup_optimizers(phase.optimiser.build(phase.parameters))
         self.optimiser = cast(torch.optim.Optimizer, optimiser)  # what a Fabric optimiser behaves as
-        self.device = fabric.device
 
     def step(self, progress: float, fabric: "Fabric") -> dict[str, Tensor]:
         images, targets = next(iter(self.stream))
         rate = self.phase.optimiser.rate_at(progress)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        losses = self.module(images.to(self.device), targets.to(self.device), self.generator)
+        losses = self.module(images, targets, self.generator)
         self.optimiser.zero_grad()
         fabric.backward(losses["loss"])
         self.optimiser.step()
