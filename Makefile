@@ -21,7 +21,7 @@ test: install-test
 
 bench-speed: export OMP_NUM_THREADS = 1
 bench-speed: install-test
-	$(BIN)/python benchmarks/speed.py --out results/speed/cpu.json
+	$(BIN)/python benchmarks/speed.py --out results/speed
 
 install: .venv/installed
 install-test: .venv/installed-test

@@ -43,7 +43,7 @@ GROWTH: dict[str, tuple[list[int], str | None]] = {
     "users, dispersion": ([2, 3, 4, 6, 8], "each of K receivers solves for the streams of all K users"),
     "users, adaptive-precoding": (
         [2, 3, 4, 6, 8],
-        "precoders of K users meet at K receivers in every round of a design",
+        "precoders of K users meet at K receivers in every round of a design; from K = 4 on 4 uses as one",
     ),
 }
 #: Presets and images whose trainings' peak memory is told; those left out have the size of "cpu".

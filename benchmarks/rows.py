@@ -48,6 +48,13 @@ def fastest(works: dict[str, Work], rounds: int = ROUNDS) -> dict[str, float]:
     return least
 
 
+def capability() -> str:
+    """Return the best that this processor has for products of matrices, as the targets of trainings go by it."""
+    found = torch.cpu.get_capabilities()
+    names = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 bf16", "avx512_f": "AVX-512", "avx2": "AVX2"}
+    return next((said for name, said in names.items() if found.get(name)), str(found["architecture"]))
+
+
 def generator(seed: int = 0) -> torch.Generator:
     """Return a seeded source of randomness."""
     return torch.Generator().manual_seed(seed)

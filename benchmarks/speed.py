@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast next to others: ``python benchmarks/speed.py [--rows PART ...] [--out FILE]``, or ``make bench-speed``.
+"""How fast next to others: ``python benchmarks/speed.py [--rows PART ...] [--out FOLDER]``, or ``make bench-speed``.
 
 Each row does the same work by Semlink and by its peers, in turn, in one process, of one thread or of two where networks
 are trained, and compares the fastest of several rounds: what else a machine does only ever adds time. The ratio is to
@@ -10,12 +10,12 @@ things; of trainings, the numbers of parameters.
 import argparse
 import functools
 import json
-import platform
 import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import trainings
 import transceivers
-from rows import Row, Work, fastest, generator
+from rows import Row, Work, capability, fastest, generator
 from sionna.phy import config
 from sionna.phy.channel import AWGN as TheirAWGN
 from sionna.phy.channel import ApplyFlatFadingChannel, GenerateFlatFadingChannel
@@ -43,6 +43,7 @@ from semlink.metrics import mean_interval, mi_leakage, mi_null, psnr_db, ssim
 from semlink.phy.normals import MANY
 from semlink.training import describe_machine, seeded
 
+LIBRARIES = ("torch", "sionna-no-rt", "komm", "torchmetrics", "scikit-image", "scikit-learn", "clarabel")
 config.device = "cpu"
 
 
@@ -260,11 +261,12 @@ TABLE |= {each.__name__: (each, 2) for each in (trainings.links_steps, trainings
 def main() -> int:
     """Measure each part in a process of its own, print, and write the record if asked to.
 
-    The exit status is 1 if a target is missed. A record that lies there keeps the rows of parts that are left out.
+    The exit status is 1 if a target is missed. A record that lies there, if it is of this machine and of these
+    libraries, keeps the rows of parts that are left out.
     """
     parser = argparse.ArgumentParser(description="How fast next to others.")
     parser.add_argument("--rows", nargs="*", choices=TABLE, default=list(TABLE), help="parts of the table")
-    parser.add_argument("--out", type=Path, help="file that takes the record, as JSON")
+    parser.add_argument("--out", type=Path, help="folder that takes the record, one of each kind of processor")
     parser.add_argument("--here", action="store_true", help="measure in this process and print JSON")
     given = parser.parse_args()
     if given.here:
@@ -274,29 +276,36 @@ def main() -> int:
         torch.set_num_threads(threads)
         print(json.dumps([asdict(row) | {"peer": row.peer, "ratio": round(row.ratio, 2)} for row in part()]))
         return 0
-    rows = {} if given.out is None or not given.out.exists() else json.loads(given.out.read_text())["parts"]
+    out = given.out and given.out / f"cpu-{capability().lower().replace(' ', '-')}.json"
+    machine = describe_machine(torch.device("cpu")) | {"capability": capability()}
+    machine.pop("threads")  # every row has its own
+    held = {"machine": machine, "libraries": {each: version(each) for each in LIBRARIES}}
+    parts, measured = {}, {}
+    if out and out.exists() and set(given.rows) != set(TABLE):
+        record = json.loads(out.read_text())
+        if held != {name: record.get(name) for name in held}:
+            parser.error(f"{out} is of another machine or of other libraries: measure all rows, or another --out")
+        parts, measured = record["parts"], record["measured"]
     print(f"{'work':58}{'semlink':>12}{'best peer':>14}  {'peer':22}{'ratio':>8}{'at least':>10}")
     for name in given.rows:
         run = subprocess.run([sys.executable, __file__, "--here", "--rows", name], stdout=subprocess.PIPE, check=True)
-        rows[name] = json.loads(run.stdout.splitlines()[-1])
-        for row in rows[name]:
+        parts[name], measured[name] = json.loads(run.stdout.splitlines()[-1]), datetime.now(UTC).date().isoformat()
+        for row in parts[name]:
             ours, theirs = (f"{1e3 * row['seconds'][side]:,.1f} ms" for side in ("semlink", row["peer"]))
             target = "" if row["target"] is None else f"{row['target']:.1f}"
             print(
                 f"{row['work']:58}{ours:>12}{theirs:>14}  {row['peer']:22}{row['ratio']:8.1f}{target:>10}", flush=True
             )
-    if given.out:
-        libraries = ("torch", "sionna-no-rt", "komm", "torchmetrics", "scikit-image", "scikit-learn", "clarabel")
-        said = {
-            "machine": describe_machine(torch.device("cpu")) | {"python": platform.python_version()},
-            "libraries": {each: version(each) for each in libraries},
-            "parts": {name: rows[name] for name in TABLE if name in rows},
+    if out:
+        order = [name for name in TABLE if name in parts]
+        said = held | {
+            "measured": {name: measured[name] for name in order},
+            "parts": {name: parts[name] for name in order},
         }
-        said["machine"].pop("threads")  # every row has its own
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(said, indent=1) + "\n")
-    measured = [row for name in given.rows for row in rows[name]]
-    return int(any(row["target"] is not None and row["ratio"] < row["target"] for row in measured))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(said, indent=1) + "\n")
+    rows = [row for name in given.rows for row in parts[name]]
+    return int(any(row["target"] is not None and row["ratio"] < row["target"] for row in rows))
 
 
 if __name__ == "__main__":

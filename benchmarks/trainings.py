@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import plain
 import torch
-from rows import Row, Work, generator
+from rows import Row, Work, capability, generator
 
 from semlink.attacks import Threat
 from semlink.attacks.inversion import Inversion
@@ -57,12 +57,14 @@ def turns(fit: Callable[[int, Path], list[dict[str, Any]]], theirs: Work, steps:
     return least
 
 
-def trained(link: Link, recipe: Recipe, images: DataSet) -> Callable[[int, Path], list[dict[str, Any]]]:
+def trained(
+    link: Link, recipe: Recipe, images: DataSet, device: torch.device = CPU
+) -> Callable[[int, Path], list[dict[str, Any]]]:
     """Return the training of ``link`` as ``semlink train`` does it."""
     plan = trainer.schedule(recipe)
 
     def fit(epochs: int, folder: Path) -> list[dict[str, Any]]:
-        longer, fabric = dataclasses.replace(plan, epochs=epochs), make_fabric(CPU, recipe.precision)
+        longer, fabric = dataclasses.replace(plan, epochs=epochs), make_fabric(device, recipe.precision)
         return trainer.fit(link, recipe, images, longer, folder, fabric)[0]
 
     return fit
@@ -126,6 +128,6 @@ def irsc_epoch() -> list[Row]:
     return [Row("epoch of irsc-csir, K = 2, 25,600 images each", least(1.8, 1.5), seconds, THREADS)]
 
 
-def least(native: float, otherwise: float) -> float:
-    """Return the target of a row of training: ``native`` where the processor multiplies bfloat16."""
-    return native if resolve_precision(CPU) == "bf16" else otherwise
+def least(amx: float, otherwise: float) -> float:
+    """Return the target of a row of training: ``amx`` where the processor has that."""
+    return amx if capability() == "AMX" else otherwise

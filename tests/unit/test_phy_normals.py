@@ -2,6 +2,8 @@
 """Normal numbers of the compiled program: torch's, to the last bit, or torch's itself."""
 
 import itertools
+import math
+import multiprocessing
 import os
 import shutil
 import threading
@@ -174,3 +176,78 @@ def test_threads_that_share_a_generator_draw_different_numbers():
     for row in wanted:
         row.normal_(generator=again)
     assert torch.equal(torch.stack(sorted(parts, key=lambda part: part[0].item())), wanted[wanted[:, 0].argsort()])
+
+
+@pytest.mark.usefixtures("program", "eager")
+def test_threads_draw_few_and_many_numbers_from_one_generator():
+    shared, found = seeded(6), {16: [], 65_536: []}
+
+    def draw(count: int, times: int) -> None:
+        found[count].extend(normals.normals((count,), 1.0, shared) for _ in range(times))
+
+    threads = [threading.Thread(target=draw, args=words) for words in ((16, 1500), (65_536, 50))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not torch.isin(torch.stack(found[16]), torch.cat(found[65_536])).all(1).any()
+
+
+@pytest.mark.usefixtures("program", "eager")
+@pytest.mark.parametrize(
+    "elsewhere", [lambda: torch.set_default_dtype(torch.bfloat16), lambda: torch.set_default_device("meta")]
+)
+def test_normals_do_not_depend_on_what_torch_makes_by_default(elsewhere):
+    wanted = torch.empty(5000).normal_(0, 0.5, generator=seeded(8))
+    try:
+        elsewhere()
+        drawn = normals.normals((5000,), 0.5, seeded(8))
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device("cpu")
+    assert normals._program() is not None
+    assert torch.equal(drawn, wanted)
+
+
+@pytest.mark.usefixtures("program", "eager")
+def test_channels_work_in_transforms_of_functions():
+    x = torch.ones(1, 2048, dtype=torch.complex64)
+
+    def energy(scale: torch.Tensor) -> torch.Tensor:
+        return AWGN()(scale * x, 10.0, seeded(9)).symbols.abs().square().sum()
+
+    at = torch.tensor(2.0, requires_grad=True)
+    (wanted,) = torch.autograd.grad(energy(at), at)
+    assert normals._program() is not None
+    torch.testing.assert_close(torch.func.grad(energy)(torch.tensor(2.0)), wanted)
+
+
+@pytest.mark.usefixtures("program", "eager")
+@pytest.mark.parametrize("scale", [-1.0, math.nan])
+def test_what_is_no_deviation_is_refused_as_by_torch(scale):
+    with pytest.raises(RuntimeError, match="std >= 0"):
+        normals.normals((5000,), scale, seeded(0))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_child_that_is_forked_while_a_lock_is_held_can_take_it():
+    lock, taken, let_go = native.Lock(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            taken.set()
+            let_go.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    taken.wait()
+    child = multiprocessing.get_context("fork").Process(target=lock.__enter__)
+    child.start()
+    child.join(20)
+    let_go.set()
+    holder.join()
+    child.kill()
+    assert child.exitcode == 0
+    with lock:
+        pass

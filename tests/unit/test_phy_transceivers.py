@@ -460,6 +460,7 @@ def test_compiled_unasked_where_it_pays(monkeypatch):
         ("false -m64", "false does not compile minmax.cpp: "),
         ("true", "minmax.cpp cannot be compiled and loaded: .*library.so"),
         ("c++ -DD=void", r"c\+\+ does not compile minmax.cpp: .*error"),
+        ("'", "minmax.cpp is not compiled: CXX is ': No closing quotation"),
     ],
 )
 def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, words, said):

@@ -12,7 +12,8 @@ from torch import Tensor
 def to_float(images: Tensor) -> Tensor:
     """Return ``images``: (B, C, H, W) uint8 as float32 in [0, 1], stored channels-last; groups contiguous."""
     form = torch.channels_last if images.dim() == 4 else torch.contiguous_format
-    return images.to(torch.float32, memory_format=form).div_(255)
+    # By a tensor: CUDA multiplies by the reciprocal of a number, which rounds otherwise than dividing.
+    return images.to(torch.float32, memory_format=form).div_(torch.full((), 255.0, device=images.device))
 
 
 @dataclass(frozen=True)

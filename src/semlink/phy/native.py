@@ -20,7 +20,27 @@ import torch
 from torch import Tensor
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
-_lock = threading.Lock()
+
+
+class Lock:
+    """A lock that a forked process has anew: the thread that held it is not there to let go of it."""
+
+    def __init__(self) -> None:
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._held = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._held.acquire()
+
+    def __exit__(self, *raised: object) -> None:
+        self._held.release()
+
+
+_lock = Lock()
 
 
 def build(name: str, **sizes: int) -> ctypes.CDLL | str:
@@ -35,7 +55,11 @@ def build(name: str, **sizes: int) -> ctypes.CDLL | str:
 
 @cache
 def _build(name: str, sizes: tuple[tuple[str, int], ...]) -> ctypes.CDLL | str:
-    compiler = shlex.split(os.environ.get("CXX") or "c++")
+    words = os.environ.get("CXX") or "c++"
+    try:
+        compiler = shlex.split(words)
+    except ValueError as error:
+        return f"{name} is not compiled: CXX is {words}: {error}"
     macros = [f"-D{macro.upper()}={value}" for macro, value in sizes]
     try:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
