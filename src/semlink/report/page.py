@@ -56,7 +56,7 @@ def write_page(runs: Sequence[Path], out: Path, command: str) -> Path:
         run_names=[run.label for run in found],
         takeaways=sentences(found),
         missing=[part for run in found for part in run.missing()],
-        curves=[(title, Markup(svg), *rest) for title, svg, *rest in _curves(found)],  # names in an SVG are escaped
+        curves=[(title, Markup(svg), note) for title, svg, note in _curves(found)],  # names in an SVG are escaped
         grids=grids,
         unseen=unseen,
         attacks=table(attack_rows(attacks)),
@@ -79,8 +79,8 @@ def _metrics(runs: Iterable[Run]) -> list[str]:
     return list(dict.fromkeys(name for point in points for name, m in point.items() if isinstance(m, Measurement)))
 
 
-def _curves(runs: Sequence[Run]) -> Iterable[tuple[str, str, int, str]]:
-    """Yield title, SVG, number of lines and a note on guessing for each metric that is some run's utility."""
+def _curves(runs: Sequence[Run]) -> Iterable[tuple[str, str, str]]:
+    """Yield title, SVG and a note on guessing for each metric that is some run's utility."""
     for metric in dict.fromkeys(run.metric for run in runs):
         shown = [run for run in runs if run.metric == metric and run.curve(metric)]
         if not shown:
@@ -90,7 +90,7 @@ def _curves(runs: Sequence[Run]) -> Iterable[tuple[str, str, int, str]]:
         chance = 100 / number if isinstance(number, int) and number > 1 else None
         curves = [Curve(run.label, run.curve(metric), run.recipe.snr_db) for run in shown]
         note = f"Guessing among {number} classes would give {chance:.3g} %." if chance else ""
-        yield TITLES.get(metric, metric), curves_svg(curves, TITLES.get(metric, metric), chance), len(curves), note
+        yield TITLES.get(metric, metric), curves_svg(curves, TITLES.get(metric, metric), chance), note
 
 
 def _grids(attacks: Iterable[tuple[Run, Attacked]]) -> tuple[list[Grid], list[str]]:
