@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Device and precision: resolved by name and by the processor's flags, and what a record says of the machine."""
 
+import ctypes
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,3 +113,26 @@ def test_the_machine_is_described_but_not_named():
     assert platform.node() not in words
     assert str(Path.home()) not in words
     assert getpass.getuser() not in said.values()
+
+
+@pytest.mark.parametrize("by", ["semlink.training.keep_memory()", "semlink.cli.common.device_for('cpu')"])
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+def test_memory_of_large_tensors_is_kept_for_the_next(by):
+    check = f"""
+import resource
+import torch
+import semlink.cli.common, semlink.training
+def faults():
+    for _ in range(5):
+        torch.zeros(10_000_000)
+    begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.zeros(10_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun
+before = faults()
+{by}
+print(before, faults())
+"""
+    run = subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, text=True)
+    before, after = map(int, run.stdout.split())
+    assert after < before / 10

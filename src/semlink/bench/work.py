@@ -22,7 +22,7 @@ from semlink._files import Busy
 from semlink.bench.code import modules_sha256
 from semlink.bench.steps import STEPS, witness
 from semlink.bench.store import Store
-from semlink.training import Moment, Watcher, resolve_device
+from semlink.training import Moment, Watcher, keep_memory, resolve_device
 
 Result = Literal["done", "failed", "busy"]
 #: What the exit status of a process of its own says.
@@ -92,6 +92,7 @@ def main(root: str, name: str, device: str) -> int:
     """Do a cell and return the exit status."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    keep_memory()
     store = Store(Path(root))
     result = work(store, name, resolve_device(device), _Progress(store.folder(name) / "progress.json"))
     return next(status for status, meaning in RESULTS.items() if meaning == result)

@@ -37,12 +37,13 @@ def device_for(text: str) -> "torch.device":
 
     From now on the processor takes numbers too small for full precision as zero. Threads inherit this when they start,
     so the loop, which asks for it too, would be too late for those of torch: half of the optimiser's states, decayed to
-    such numbers, made every step of two threads up to twice as long.
+    such numbers, made every step of two threads up to twice as long. It also keeps the memory of large tensors.
     """
     import torch
 
-    from semlink.training import resolve_device
+    from semlink.training import keep_memory, resolve_device
 
+    keep_memory()
     torch.set_flush_denormal(True)
     return resolve_device(text)
 
