@@ -30,7 +30,7 @@ from semlink.bench.figures import style
 from semlink.bench.store import Store
 from semlink.bench.weighing import weigh
 from semlink.data import ImageSet, describe
-from semlink.training import describe_machine, resolve_precision
+from semlink.training import describe_machine, keep_memory, resolve_precision
 
 CPU, SNR_DB = torch.device("cpu"), 12.0
 #: What grows, the points, and why an exponent may exceed 1; None where it must not.
@@ -107,6 +107,7 @@ def point(what: str, size: str) -> dict[str, float]:
     """Measure one point in this process."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    keep_memory()
     least, before = float("inf"), peak_mb()
     with tempfile.TemporaryDirectory() as folder:
         if what in MEMORY:

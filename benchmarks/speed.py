@@ -41,7 +41,7 @@ from semlink import phy
 from semlink.bench import evaluator, links
 from semlink.metrics import mean_interval, mi_leakage, mi_null, psnr_db, ssim
 from semlink.phy.normals import MANY
-from semlink.training import describe_machine, seeded
+from semlink.training import describe_machine, keep_memory, seeded
 
 LIBRARIES = ("torch", "sionna-no-rt", "komm", "torchmetrics", "scikit-image", "scikit-learn", "clarabel")
 config.device = "cpu"
@@ -272,7 +272,8 @@ def main() -> int:
     if given.here:
         (name,) = given.rows
         part, threads = TABLE[name]
-        torch.set_flush_denormal(True)  # as the command line does; the others gain by it too
+        torch.set_flush_denormal(True)  # both as the command line does; the others gain by it too
+        keep_memory()
         torch.set_num_threads(threads)
         print(json.dumps([asdict(row) | {"peer": row.peer, "ratio": round(row.ratio, 2)} for row in part()]))
         return 0

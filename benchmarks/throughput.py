@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from semlink._errors import SemlinkError
 from semlink.bench import evaluator, links, trainer
 from semlink.schemes.link import Link
-from semlink.training import describe_machine, resolve_device, resolve_precision
+from semlink.training import describe_machine, keep_memory, resolve_device, resolve_precision
 
 LINKS = (
     ("deepjscc", "cifar10", (3, 32, 32), {"channel_uses": 64}),
@@ -103,6 +103,8 @@ def main() -> None:
         device = resolve_device(given.device)
     except SemlinkError as error:
         parser.error(str(error))
+    keep_memory()  # as the command line does
+    torch.set_flush_denormal(True)
     most, machine = peak(device, given.side), describe_machine(device)
     print(f"{machine['device']}: {most / 1e12:.1f} TFLOP/s of bfloat16 products")
     print(f"{'link':16}{'batch':>7}{'trained / s':>13}{'evaluated / s':>15}{'of the peak':>13}")

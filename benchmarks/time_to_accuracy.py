@@ -24,7 +24,7 @@ from torch import Tensor
 from semlink.bench import links, trainer
 from semlink.data import ImageSet
 from semlink.schemes.deepjscc import DeepJSCC
-from semlink.training import Moment, checkpoint, describe_machine, make_fabric, resolve_precision
+from semlink.training import Moment, checkpoint, describe_machine, keep_memory, make_fabric, resolve_precision
 
 SNR_DB = 12.0
 
@@ -125,6 +125,7 @@ def main() -> int:
     if given.side == "plain" and given.device.type != "cpu":
         parser.error("the side plain runs on the CPU")
     torch.set_flush_denormal(True)  # as the command line does
+    keep_memory()
     torch.set_num_threads(given.threads)
     given.work.mkdir(parents=True, exist_ok=True)
     log = Log(given.side, given.goal, given.device, given.out)
