@@ -173,7 +173,7 @@ def main() -> int:
     for what, (sizes, reason) in GROWTH.items():
         points = [elsewhere(what, str(size)) for size in sizes]
         held = {name: [round(each[name], 5) for each in points] for name in ("seconds", "grown_mb")}
-        exponents = {name: round(exponent(sizes, values), 2) for name, values in held.items()}
+        exponents = {name: round(exponent(sizes, values), 2) + 0.0 for name, values in held.items()}
         found[what] = {"sizes": sizes, **held, "exponents": exponents, "reason": reason}
         print(f"{what:28} time^{exponents['seconds']:.2f}  memory^{exponents['grown_mb']:.2f}  {held}", flush=True)
     memory: dict[str, dict[str, float]] = {}
